@@ -1,0 +1,65 @@
+"""What can go wrong, as one tree.
+
+TaskQueueError
+├── InvalidInput            the caller's value cannot be used; exit code 2, HTTP 422
+│   ├── InvalidDefinition   a task type, with the place where it stands
+│   └── InvalidSetting      an environment variable
+├── NotFound                exit code 1, HTTP 404
+│   ├── TaskNotFound
+│   ├── UserNotFound
+│   └── RunNotFound
+├── StoreError              Redis did not do what was asked
+│   ├── StoreUnavailable    it is not there, or not yet: trying again helps
+│   └── StoreRefused        it answered with an error: trying again does not help
+└── ExecutorUnavailable     this process lacks what a task needs; another may have it
+
+An expected outcome (an endpoint that answers 503) is a value, never one of these.
+"""
+
+
+class TaskQueueError(Exception):
+    """The root: whatever the system raises on purpose."""
+
+
+class InvalidInput(TaskQueueError):
+    """A value that cannot be used; the message names it, what is allowed, and the remedy."""
+
+
+class InvalidDefinition(InvalidInput):
+    """A task type that cannot be used; the message begins with file and line."""
+
+
+class InvalidSetting(InvalidInput):
+    """An environment variable that cannot be used."""
+
+
+class NotFound(TaskQueueError):
+    """The thing that was named does not exist."""
+
+
+class TaskNotFound(NotFound):
+    """No task type of that id is defined."""
+
+
+class UserNotFound(NotFound):
+    """No user of that id has any preference."""
+
+
+class RunNotFound(NotFound):
+    """No run of that id was ever started, or its retention is over."""
+
+
+class StoreError(TaskQueueError):
+    """Redis did not do what was asked of it."""
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot be reached, or is not ready; nothing is known about what it did last."""
+
+
+class StoreRefused(StoreError):
+    """Redis answered with an error, and did nothing."""
+
+
+class ExecutorUnavailable(TaskQueueError):
+    """This process lacks the executor, module or variable that a task asks for."""

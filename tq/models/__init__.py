@@ -1,0 +1,47 @@
+"""The words of the system as frozen, validated values. No I/O and no clock."""
+
+from tq.models.durations import Duration, format_duration, parse_duration
+from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, manual_run_id, scheduled_run_id
+from tq.models.interval import FixedTime, Interval, IntervalType
+from tq.models.jobs import Envelope, Job
+from tq.models.preferences import MAX_PARAMETERS_BYTES, TaskSettings, UserPreference
+from tq.models.results import ErrorDetail, ExecutionResult, JobResult, JobStatus, Outcome
+from tq.models.runs import Run, RunCounts, RunKind, RunStatus, Share
+from tq.models.tasks import Missed, Overlap, Priority, TaskConfig, TaskType, Window
+
+__all__ = [
+    "MAX_PARAMETERS_BYTES",
+    "Duration",
+    "Envelope",
+    "ErrorDetail",
+    "ExecutionResult",
+    "FixedTime",
+    "Interval",
+    "IntervalType",
+    "Job",
+    "JobId",
+    "JobResult",
+    "JobStatus",
+    "Missed",
+    "Outcome",
+    "Overlap",
+    "Priority",
+    "Run",
+    "RunCounts",
+    "RunId",
+    "RunKind",
+    "RunStatus",
+    "Share",
+    "TaskConfig",
+    "TaskId",
+    "TaskSettings",
+    "TaskType",
+    "UserId",
+    "UserPreference",
+    "Window",
+    "format_duration",
+    "job_id_of",
+    "manual_run_id",
+    "parse_duration",
+    "scheduled_run_id",
+]

@@ -1,0 +1,167 @@
+"""One user's part of a run: as user code sees it, and as it travels."""
+
+from datetime import datetime
+from typing import Any, Self
+
+import orjson
+from pydantic import Field
+
+from tq.clock import from_ms, iso, to_ms
+from tq.models.base import Model
+from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of
+from tq.models.runs import RunKind
+from tq.models.tasks import TaskType
+
+
+class Job(Model):
+    """What an executor is given: who, what, for when, and which attempt this is."""
+
+    id: JobId
+    task: TaskType
+    user_id: UserId
+    run_id: RunId
+    scheduled_at: datetime
+    execute_after: datetime
+    deadline_at: datetime
+    trigger: RunKind = RunKind.SCHEDULE
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    attempt: int = 1
+
+    @property
+    def task_id(self) -> TaskId:
+        """The id of the task type."""
+        return self.task.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt, so that the receiver can recognise a repetition."""
+        return self.id
+
+    def body(self) -> bytes:
+        """The call's body: the same bytes at every attempt, whatever was edited in between."""
+        return orjson.dumps(
+            {
+                "job_id": self.id,
+                "task_id": self.task_id,
+                "user_id": self.user_id,
+                "run_id": self.run_id,
+                "scheduled_at": iso(self.scheduled_at),
+                "execute_after": iso(self.execute_after),
+                "trigger": self.trigger,
+                "parameters": self.parameters,
+            }
+        )
+
+
+class Envelope:
+    """A job on its way through a queue: only what cannot be looked up where it arrives.
+
+    Its text shows the job id alone, because whoever logs a message logs its arguments.
+    `spent` counts attempts that were spent, `attempt` is the number of the call to be made.
+    `share` is the index of the run's share that holds the deadline; `parameters` stay JSON until
+    the call is made.
+    """
+
+    __slots__ = (
+        "attempt",
+        "definition",
+        "execute_after",
+        "kind",
+        "parameters",
+        "run_id",
+        "scheduled_at",
+        "share",
+        "spent",
+        "task_id",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        task_id: TaskId,
+        user_id: UserId,
+        run_id: RunId,
+        kind: RunKind,
+        definition: str,
+        scheduled_at: datetime,
+        execute_after: datetime,
+        share: int,
+        attempt: int = 1,
+        spent: int = 0,
+        parameters: str = "",
+    ) -> None:
+        self.task_id = task_id
+        self.user_id = user_id
+        self.run_id = run_id
+        self.kind = kind
+        self.definition = definition
+        self.scheduled_at = scheduled_at
+        self.execute_after = execute_after
+        self.share = share
+        self.attempt = attempt
+        self.spent = spent
+        self.parameters = parameters
+
+    @property
+    def job_id(self) -> JobId:
+        """The id of the job, the same for every attempt."""
+        return job_id_of(self.run_id, self.user_id)
+
+    def to_wire(self) -> list[object]:
+        """The fields in a fixed order, as they stand in a message."""
+        return [
+            self.task_id,
+            self.user_id,
+            self.run_id,
+            self.kind.value,
+            self.definition,
+            to_ms(self.scheduled_at),
+            to_ms(self.execute_after),
+            self.share,
+            self.attempt,
+            self.spent,
+            self.parameters,
+        ]
+
+    @classmethod
+    def from_wire(cls, fields: list[Any]) -> Self:
+        """The envelope that `to_wire` wrote."""
+        task, user, run, kind, definition, scheduled, after, share, attempt, spent, parameters = fields
+        return cls(
+            task_id=task,
+            user_id=user,
+            run_id=run,
+            kind=RunKind(kind),
+            definition=definition,
+            scheduled_at=from_ms(scheduled),
+            execute_after=from_ms(after),
+            share=share,
+            attempt=attempt,
+            spent=spent,
+            parameters=parameters,
+        )
+
+    def next_attempt(self, *, spent: int) -> "Envelope":
+        """The same job, for the attempt after this one."""
+        fields = self.to_wire()
+        fields[-3:] = [self.attempt + 1, spent, self.parameters]
+        return Envelope.from_wire(fields)
+
+    def open_for(self, task: TaskType, *, deadline_at: datetime) -> Job:
+        """The job as its executor sees it."""
+        return Job.model_construct(
+            id=self.job_id,
+            task=task,
+            user_id=self.user_id,
+            run_id=self.run_id,
+            scheduled_at=self.scheduled_at,
+            execute_after=self.execute_after,
+            deadline_at=deadline_at,
+            trigger=self.kind,
+            parameters=orjson.loads(self.parameters) if self.parameters else {},
+            attempt=self.attempt,
+        )
+
+    def __repr__(self) -> str:
+        return self.job_id

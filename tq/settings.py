@@ -1,0 +1,148 @@
+"""What an operator can set from outside, and where each value came from.
+
+Values are read from the environment (prefix `TQ_`), then from a file `.env` in the working
+directory, then from the defaults below.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tq.errors import InvalidSetting
+from tq.models import Duration
+
+_NAMESPACE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default and its meaning."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TQ_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="Where all state is: redis://, rediss:// or unix://, with user and password if needed.",
+    )
+    broker: Literal["redis", "stub"] = Field(
+        default="redis", description="redis, or stub: messages go to an outbox that tests pump by hand."
+    )
+    namespace: str = Field(
+        default="taskqueue", pattern=_NAMESPACE, description="The prefix of every Redis key."
+    )
+    actors: str = Field(
+        default="actors",
+        description="The module that says how messages travel; both commands and workers load it.",
+    )
+    tasks_file: Path = Field(default=Path("tasks.yaml"), description="The file that declares task types.")
+    task_modules: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Python modules that declare task types with @task, separated by commas."
+    )
+    allow_private_endpoints: bool = Field(
+        default=False,
+        description="Whether calls may go to addresses that are not public, such as 127.0.0.1 or 10.0.0.1.",
+    )
+    result_history: int = Field(
+        default=5, ge=1, le=100, description="How many results are kept per user and task."
+    )
+    result_ttl: Duration = Field(
+        default=timedelta(days=30), description="How long results and failures are kept."
+    )
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO",
+        validation_alias=AliasChoices("LOG_LEVEL"),
+        description="The least important lines that are written.",
+    )
+    log_format: Literal["json", "console"] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LOG_FORMAT"),
+        description="json or console; unset: console where a person watches, else json.",
+    )
+    debug_scheduler: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("DEBUG_SCHEDULER"),
+        description="Debug lines of tick and schedule, whatever LOG_LEVEL says.",
+    )
+    debug_worker: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("DEBUG_WORKER"),
+        description="Debug lines of workers, queues and calls, whatever LOG_LEVEL says.",
+    )
+    debug_redis: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("DEBUG_REDIS"),
+        description="A line for every script sent to Redis, with its time.",
+    )
+
+    @field_validator("task_modules", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError(f"{without_password(value)!r} is not a Redis URL; write redis://host:port/db")
+        return value
+
+
+def load_settings() -> Settings:
+    """The settings in force.
+
+    Raises:
+        InvalidSetting: names the variable, what was found, and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = variable_of(str(first["loc"][0]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidSetting(f"{name}: {message} (found {_shown(name, first['input'])})") from None
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that sets a field."""
+    known = Settings.model_fields.get(field)
+    if known is None or known.validation_alias is None:
+        return field if field.isupper() else f"TQ_{field.upper()}"
+    assert isinstance(known.validation_alias, AliasChoices)
+    return str(known.validation_alias.choices[0])
+
+
+def source_of(field: str, environ: dict[str, str]) -> Literal["environment", ".env", "default"]:
+    """Where the value of a field comes from."""
+    name = variable_of(field)
+    if any(key.upper() == name for key in environ):
+        return "environment"
+    if any(key.upper() == name for key in dotenv_values(".env")):
+        return ".env"
+    return "default"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: a password in it becomes ***."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    login, _, place = parts.netloc.rpartition("@")
+    user = login.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{place}" if ":" in login else f"{user}@{place}"))
+
+
+def _shown(name: str, value: object) -> str:
+    return repr(without_password(value) if name == "TQ_REDIS_URL" and isinstance(value, str) else value)
