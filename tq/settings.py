@@ -118,10 +118,9 @@ def load_settings() -> Settings:
 def variable_of(field: str) -> str:
     """The environment variable that sets a field."""
     known = Settings.model_fields.get(field)
-    if known is None or known.validation_alias is None:
-        return field if field.isupper() else f"TQ_{field.upper()}"
-    assert isinstance(known.validation_alias, AliasChoices)
-    return str(known.validation_alias.choices[0])
+    if known is not None and isinstance(known.validation_alias, AliasChoices):
+        return str(known.validation_alias.choices[0])
+    return field if field.isupper() else f"TQ_{field.upper()}"
 
 
 def source_of(field: str, environ: dict[str, str]) -> Literal["environment", ".env", "default"]:
