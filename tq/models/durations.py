@@ -16,8 +16,8 @@ _UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
-_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|d)")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|d)", re.ASCII)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 DURATION_RULE = "30s, 5m, 1h30m, 2d, or a number of seconds"
 LONGEST = timedelta(days=3660)  # ten years: more is a slip of the pen, and far from any overflow
 

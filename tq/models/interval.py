@@ -22,6 +22,9 @@ _CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 MAX_VALUE = 12_000
 
 
+LONGEST_EXPRESSION = 100  # it is part of keys
+
+
 class IntervalType(StrEnum):
     """The unit that an interval counts."""
 
@@ -79,6 +82,13 @@ class Interval(Model):
     def _write_time(self, value: FixedTime | None) -> str | None:
         return None if value is None else str(value)
 
+    @field_validator("value", "day", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"{str(value).lower()} is not a number")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -109,6 +119,8 @@ class Interval(Model):
         if value is None:
             return None
         text = " ".join(value.split())
+        if len(text) > LONGEST_EXPRESSION:
+            raise ValueError(f"the expression has {len(text)} characters; write at most {LONGEST_EXPRESSION}")
         if len(text.split()) != 5:
             raise ValueError(
                 f"{value!r} is not a cron expression; write five fields: minute hour day month weekday"
@@ -217,13 +229,50 @@ class Interval(Model):
         return self.model_copy(update={"timezone": zone}) if self.uses_user_zone else self
 
     @property
+    def wall_time(self) -> FixedTime:
+        """The time of day at which daily, weekly and monthly intervals fall due; midnight if none is set."""
+        return self.at_time or FixedTime(hour=0)
+
+    @property
     def canonical(self) -> str:
-        """One text for equal intervals, short enough for a key: `daily/1/user/09:00`."""
-        parts = [self.type.value, self.expression or str(self.value), self.timezone]
-        parts += [
-            str(part) for part in (self.at_time, self.weekday, self.day, self.anchor) if part is not None
-        ]
-        return "/".join(parts)
+        """One text for equal intervals, short enough for a key: `weekly/1/mon/09:00@user`."""
+        if self.type is IntervalType.CRON:
+            return f"{self.type}/{self.expression}@{self.timezone}"
+        parts = [self.type.value, str(self.value)]
+        if self.type is IntervalType.WEEKLY:
+            parts.append(self.weekday or WEEKDAYS[0])
+        if self.type is IntervalType.MONTHLY:
+            parts.append(str(self.day or 1))
+        if self.type not in SUB_DAILY:
+            parts.append(str(self.wall_time))
+        if self.anchor is not None:
+            parts.append(f"from {self.anchor}")
+        return f"{'/'.join(parts)}@{self.timezone}"
+
+    @classmethod
+    def from_canonical(cls, text: str) -> Self:
+        """The interval whose canonical text this is.
+
+        Raises:
+            ValueError: if it is not one.
+        """
+        rest, _, zone = text.rpartition("@")
+        kind, _, rest = rest.partition("/")
+        fields: dict[str, Any] = {"type": kind, "timezone": zone}
+        if kind == IntervalType.CRON:
+            return cls.model_validate({**fields, "expression": rest})
+        value, *parts = rest.split("/")
+        fields["value"] = value
+        if parts and parts[-1].startswith("from "):
+            fields["anchor"] = parts.pop().removeprefix("from ")
+        if kind == IntervalType.WEEKLY:
+            fields["weekday"] = parts.pop(0) if parts else ""
+        if kind == IntervalType.MONTHLY:
+            day = parts.pop(0) if parts else ""
+            fields["day"] = int(day) if day.isdigit() else day
+        if parts:
+            fields["at_time"] = parts.pop(0)
+        return cls.model_validate(fields)
 
     def __str__(self) -> str:
         zone = " in each user's time zone" if self.uses_user_zone else f" ({self.timezone})"
@@ -243,7 +292,7 @@ class Interval(Model):
             text += f" on {self.weekday or WEEKDAYS[0]}"
         if self.type is IntervalType.MONTHLY:
             text += " on the last day" if self.day == "last" else f" on day {self.day or 1}"
-        return f"{text} at {self.at_time or FixedTime(hour=0)}{zone}"
+        return f"{text} at {self.wall_time}{zone}"
 
 
 def known_zone(name: str) -> str:
@@ -261,4 +310,5 @@ def known_zone(name: str) -> str:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # `localtime` is another zone on every machine, and `Factory` none.
+    return frozenset(available_timezones()) - {"localtime", "Factory"}

@@ -14,11 +14,12 @@ MAX_PARAMETERS_BYTES = 16 * 1024
 
 
 class TaskSettings(Model):
-    """One user's settings for one task: whether, how often, and with which parameters."""
+    """One user's settings for one task: whether, how often, with which parameters, and why it is off."""
 
     enabled: bool = True
     interval: Interval | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
+    reason: str | None = None
 
     @field_validator("parameters")
     @classmethod
