@@ -1,0 +1,1 @@
+"""Logs: their shape, and what never shows in them."""
