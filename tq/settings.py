@@ -95,8 +95,16 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError(f"{without_password(value)!r} is not a Redis URL; write redis://host:port/db")
+        try:
+            parts = urlsplit(value)
+            valid = parts.scheme in {"redis", "rediss", "unix"} and (parts.port is None or parts.port > 0)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(
+                "not a Redis URL; write redis://user:password@host:port/number, "
+                "with special characters in the password percent-encoded"
+            )
         return value
 
 
@@ -112,7 +120,9 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False)[0]
         name = variable_of(str(first["loc"][0]))
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidSetting(f"{name}: {message} (found {_shown(name, first['input'])})") from None
+        # What is wrong with a URL may be that its password cannot be told from the rest.
+        found = "" if name == "TQ_REDIS_URL" else f" (found {first['input']!r})"
+        raise InvalidSetting(f"{name}: {message}{found}") from None
 
 
 def variable_of(field: str) -> str:
@@ -134,14 +144,14 @@ def source_of(field: str, environ: dict[str, str]) -> Literal["environment", ".e
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: a password in it becomes ***."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    login, _, place = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{place}" if ":" in login else f"{user}@{place}"))
-
-
-def _shown(name: str, value: object) -> str:
-    return repr(without_password(value) if name == "TQ_REDIS_URL" and isinstance(value, str) else value)
+    """The URL as it may be shown: without a password, wherever one stands in it."""
+    try:
+        parts = urlsplit(url)
+        if not parts.scheme:
+            return "***"
+        login, at, place = parts.netloc.rpartition("@")
+    except ValueError:
+        return "***"
+    user, colon, _ = login.partition(":")
+    shown = f"{user}{':***' if colon else ''}{at}{place}"
+    return urlunsplit(parts._replace(netloc=shown, query="***" if parts.query else ""))

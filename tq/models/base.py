@@ -11,8 +11,8 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
 
     def to_json(self) -> str:
-        """Compact JSON: what has its default value is left out."""
-        return self.model_dump_json(exclude_defaults=True)
+        """Compact JSON: what has its default value, and what is None, is left out."""
+        return self.model_dump_json(exclude_defaults=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

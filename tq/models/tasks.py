@@ -164,7 +164,7 @@ class TaskType(Model):
     retries: Annotated[int, Field(ge=0, le=100)] = 3
     retry_delay: Duration = timedelta(seconds=5)
     retry_after_max: Duration = timedelta(hours=1)
-    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    rate_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     priority: Priority = Priority.NORMAL
     missed: Missed = Missed.LATEST
     catchup_window: Duration | None = None
