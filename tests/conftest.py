@@ -22,7 +22,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def settings(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
     """Settings of a namespace that no other test uses."""
     name = f"test.{abs(hash(request.node.nodeid)):x}"
-    return Settings(redis_url=redis_server.url, namespace=name, tasks_file=tmp_path / "tasks.yaml", broker="stub")
+    return Settings(
+        redis_url=redis_server.url, namespace=name, tasks_file=tmp_path / "tasks.yaml", broker="stub"
+    )
 
 
 @pytest.fixture

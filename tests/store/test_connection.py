@@ -1,0 +1,245 @@
+"""Redis as it may be found: restarted, locked, full, read-only or away; and what is said of it."""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from tq.clock import SystemClock, to_ms
+from tq.errors import StoreRefused, StoreUnavailable
+from tq.models import Priority, RunCounts, RunId, UserId
+from tq.redis_server import RedisServer
+from tq.store import Store
+from tq.store.ledger import Retry
+
+from . import (
+    DIGEST,
+    HOUR,
+    UTC_NINE,
+    claim,
+    contents,
+    distribute,
+    due_entries,
+    enable,
+    end_of,
+    frozen,
+    jobs_sent,
+    open_store,
+    publish,
+    running,
+    share_of,
+)
+
+PASSWORD = "s3cr3t/of:mine"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that one test may break."""
+    with RedisServer(tmp_path / "redis", persist=False, password=PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture
+def own_store(server: RedisServer) -> Iterator[Store]:
+    """A store in that Redis."""
+    store = open_store(server.url)
+    yield store
+    store.close()
+
+
+def place_of(server: RedisServer) -> str:
+    """The address without what nobody may see."""
+    return re.sub(r"//.*@", "//:***@", server.url)
+
+
+def says(error: Exception, *parts: str) -> bool:
+    """Whether the message is one line with these parts, and keeps the password to itself."""
+    message = str(error)
+    return "\n" not in message and "s3cr3t" not in message and all(part in message for part in parts)
+
+
+# --- It goes on --------------------------------------------------------------------------------------
+
+
+def test_scripts_that_redis_forgets_between_calls_are_sent_again(store: Store) -> None:
+    def forget_scripts() -> None:
+        store.connection.call("SCRIPT", "FLUSH")
+
+    publish(store, 1, UTC_NINE)
+    forget_scripts()
+    publish(store, 2, UTC_NINE)
+    forget_scripts()
+    run_id = running(store, ["ada", "bob"])
+    forget_scripts()
+    assert store.planning.look().version == 2
+    forget_scripts()
+    assert distribute(store, run_id) == 2
+    ada, bob = jobs_sent(store)
+    forget_scripts()
+    assert store.ledger.finish([end_of(ada), Retry(bob, HOUR, 1, Priority.NORMAL)]) == [True, True]
+    forget_scripts()
+    frozen(store).advance(HOUR)
+    assert store.agenda.release_due() == 1
+    forget_scripts()
+    assert store.ledger.finish([end_of(jobs_sent(store)[-1])]) == [True]
+    assert store.runs.get(run_id).counts.success == 2
+
+
+def test_a_redis_that_was_restarted_between_calls_is_found_again(
+    server: RedisServer, own_store: Store
+) -> None:
+    enable(own_store, ["ada"])
+
+    server.restart()
+    enable(own_store, ["bob"])
+
+    assert list(own_store.preferences.members(DIGEST)) == ["bob"]
+
+
+def test_without_a_clock_of_ones_own_it_is_redis_time_that_counts(redis_server: RedisServer) -> None:
+    store = open_store(redis_server.url, clock=SystemClock())
+    publish(store, 1, UTC_NINE)
+
+    before = store.now()
+    enable(store, ["ada"])
+    store.planning.look()
+    after = store.now()
+
+    assert to_ms(before) < due_entries(store)[f"{DIGEST}|*|default"] <= to_ms(after) + 1
+    assert before <= store.heartbeats()["tick"] <= after
+    store.close()
+
+
+# --- It does not ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("login", ["", ":wr0ng-s3cr3t@", "ada:wr0ng-s3cr3t@"])
+def test_a_wrong_login_is_refused_with_the_setting_to_look_at(server: RedisServer, login: str) -> None:
+    store = open_store(re.sub(r"//.*@", f"//{login}", server.url))
+
+    with pytest.raises(StoreRefused) as caught:
+        store.ping()
+
+    assert says(caught.value, "refused the login", "TQ_REDIS_URL", server.url.rpartition("@")[2])
+    store.close()
+
+
+def test_a_redis_that_is_not_there_is_unavailable_with_address_and_remedy() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        store = open_store(f"redis://:s3cr3t@127.0.0.1:{port}/0")
+
+        with pytest.raises(StoreUnavailable) as caught:
+            store.ping()
+
+    place = f"redis://:***@127.0.0.1:{port}/0"
+    assert says(caught.value, f"{place} cannot be reached; start it, or set TQ_REDIS_URL")
+    store.close()
+
+
+def test_a_redis_that_goes_away_is_unavailable_to_commands_and_scripts(
+    server: RedisServer, own_store: Store
+) -> None:
+    enable(own_store, ["ada"])
+    server.kill()
+
+    with pytest.raises(StoreUnavailable) as script:
+        enable(own_store, ["bob"])
+    with pytest.raises(StoreUnavailable) as command:
+        own_store.preferences.cells(DIGEST)
+    with pytest.raises(StoreUnavailable) as several:
+        own_store.runs.get(RunId("email_digest~m1"))
+
+    for caught in (script, command, several):
+        assert says(caught.value, place_of(server), "cannot be reached")
+
+
+def test_a_redis_that_does_not_answer_is_unavailable_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tq.store.connection.SOCKET_TIMEOUT_S", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        store = open_store(f"redis://:s3cr3t@127.0.0.1:{silent.getsockname()[1]}/0")
+
+        with pytest.raises(StoreUnavailable) as caught:
+            store.ping()
+
+    assert says(caught.value, "did not answer in time; see whether it is overloaded or stopped")
+    store.close()
+
+
+def test_a_redis_that_is_full_refuses_new_work_and_nothing_has_changed(
+    server: RedisServer, own_store: Store
+) -> None:
+    run_id = running(own_store, ["ada", "bob"])
+    own_store.connection.call("CONFIG", "SET", "maxmemory", "1")
+    before = contents(own_store)
+
+    with pytest.raises(StoreRefused) as fan_out:
+        distribute(own_store, run_id)
+    with pytest.raises(StoreRefused) as new_run:
+        claim(own_store, share_of(), run_id=RunId("email_digest~m1"))
+
+    for caught in (fan_out, new_run):
+        assert says(caught.value, place_of(server), "refused", "maxmemory")
+    assert contents(own_store) == before
+    own_store.connection.call("CONFIG", "SET", "maxmemory", "0")
+    assert distribute(own_store, run_id) == 2
+
+
+def test_what_has_ended_is_recorded_even_by_a_redis_that_is_full(own_store: Store) -> None:
+    run_id = running(own_store, ["ada", "bob"])
+    distribute(own_store, run_id)
+    own_store.connection.call("CONFIG", "SET", "maxmemory", "1")
+
+    recorded = own_store.ledger.finish([end_of(job) for job in jobs_sent(own_store)])
+
+    assert recorded == [True, True]
+    assert own_store.runs.get(run_id).counts == RunCounts(expected=2, success=2)
+
+
+def test_a_redis_that_is_read_only_refuses_and_still_tells(server: RedisServer, own_store: Store) -> None:
+    enable(own_store, ["ada"])
+    # Nobody listens on port 1: a replica that has lost the one it follows.
+    own_store.connection.call("REPLICAOF", "127.0.0.1", "1")
+
+    with pytest.raises(StoreRefused) as caught:
+        enable(own_store, ["bob"])
+
+    assert says(caught.value, place_of(server), "refused", "read only replica")
+    assert own_store.preferences.get(UserId("ada")).tasks[DIGEST].enabled
+
+
+def test_a_key_of_another_kind_is_refused_in_one_line(store: Store) -> None:
+    store.connection.call("SET", store.keys("cells", DIGEST), "text")
+
+    with pytest.raises(StoreRefused) as caught:
+        enable(store, ["ada"])
+
+    assert says(caught.value, "refused", "WRONGTYPE")
+    store.connection.call("DEL", store.keys("cells", DIGEST))
+
+
+# --- What is logged ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("debug_redis", [False, True])
+def test_scripts_are_logged_by_name_and_without_arguments_when_asked_for(
+    redis_server: RedisServer, debug_redis: bool
+) -> None:
+    store = open_store(redis_server.url, debug_redis=debug_redis)
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{message} {extra}", level="DEBUG")
+
+    enable(store, ["ada"], parameters={"card": "4111"})
+
+    logger.remove(sink)
+    store.close()
+    said = [line for line in lines if line.startswith("script ran")]
+    assert len(said) == debug_redis
+    assert all("enrol" in line and "ada" not in line and "4111" not in line for line in said)

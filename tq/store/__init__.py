@@ -1,0 +1,6 @@
+"""All state, in Redis. Whatever must change together changes in one script."""
+
+from tq.store.store import Store
+from tq.store.transport import QueuedMessage, Transport
+
+__all__ = ["QueuedMessage", "Store", "Transport"]

@@ -1,0 +1,94 @@
+"""Every Redis key: its spelling, what it holds, and how long it lives.
+
+Python and Lua take their keys from this one table, so that no second spelling can drift: in
+Python `keys.run(run_id)`, in a script `K.run(run_id)`. Kinds of things come first in a key and
+ids last, so that no id can make two keys look alike. `|` joins ids; no id may contain it.
+
+A cohort is written `zone|interval`: the interval is `default` or a canonical custom one, the zone
+is `*` unless the interval uses the user's (see `lua/cohorts.lua`).
+"""
+
+import re
+from dataclasses import dataclass
+
+_HOLE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One family of keys."""
+
+    pattern: str
+    type: str
+    holds: str
+    lifetime: str = "for ever"
+
+
+RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
+
+TABLE = {
+    # What is declared
+    "published": Key("published", "hash", "version and fingerprint of the definitions in force"),
+    "definitions": Key("definitions", "hash", "task id → `definition id|canonical interval`"),
+    "definition": Key(
+        "definition:{definition}", "string", "a task type as JSON", "100 days after it was replaced"
+    ),
+    # Who has what enabled: both directions, changed together
+    "cells": Key("cells:{task}", "hash", "cell `zone|interval` → number of members"),
+    "branches": Key("branches:{task}|{cell}", "zset", "starts of the cell's leaves by place"),
+    "leaf": Key("leaf:{task}|{cell}|{start}", "zset", "up to 128 users by place, from `start` on"),
+    "user_branches": Key("user_branches", "zset", "starts of the leaves of users, by the users' hash"),
+    "user_leaf": Key("user_leaf:{start}", "hash", "up to 128 users → `zone +enabled -disabled …`"),
+    "settings": Key(
+        "settings:{task}", "hash", "user → own interval, parameters, reason; only where there are any"
+    ),
+    "moved": Key("moved:{task}", "zset", "users who changed cohort, by when", "an entry 2 days"),
+    "rezoned": Key("rezoned", "zset", "users who changed time zone, by when", "an entry 2 days"),
+    # When what falls due
+    "due": Key("due", "zset", "`task|cohort` by the first instant (ms) whose occurrences nobody has claimed"),
+    "heartbeat": Key("heartbeat", "hash", "who → when (ms) it last showed that it lives"),
+    # Runs and their ledger
+    "runs": Key("runs", "zset", "run ids by claim time (ms)", f"an entry {RETENTION_DAYS} days"),
+    "runs_of": Key("runs_of:{task}", "zset", "the same for one task", f"an entry {RETENTION_DAYS} days"),
+    "active": Key("active:{task}", "set", "runs that have not ended"),
+    "last": Key("last:{task}", "hash", "cohort → `run|share` that was claimed last"),
+    "run": Key("run:{run}", "hash", "a run and its counters", f"{RETENTION_DAYS} days after its end"),
+    "shares": Key(
+        "shares:{run}", "hash", "`index:field` of each share", f"{RETENTION_DAYS} days after its end"
+    ),
+    "open": Key("open:{run}", "hash", "user → `attempt|spent|execute_after|parameters` of jobs not ended"),
+    "members": Key("members:{run}", "zset", "the users that a run was asked for, by place", "until its end"),
+    # What is due later
+    "agenda": Key("agenda", "zset", "`r|run|user` (retry) and `d|run` (distribution) by when (ms)"),
+    "agenda_messages": Key("agenda_messages", "hash", "agenda entry → queue, id and body of its message"),
+    # What became of jobs
+    "results": Key("results:{task}|{user}", "list", "the last results, newest first", "TQ_RESULT_TTL"),
+    "failures": Key(
+        "failures:{task}", "zset", "`run|user` of failed jobs by their end (ms)", "TQ_RESULT_TTL"
+    ),
+    "failure": Key("failure:{task}", "hash", "`run|user` → the failed job in full", "TQ_RESULT_TTL"),
+    "missed": Key("missed:{task}", "string", "occurrences that were skipped without a run of their own"),
+}
+
+
+class Keys:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:"
+
+    def __call__(self, name: str, *ids: str) -> str:
+        """The key of a family for these ids, in the order of its pattern."""
+        holes = iter(ids)
+        return self.prefix + _HOLE.sub(lambda _: next(holes), TABLE[name].pattern)
+
+    def lua(self, script: str) -> str:
+        """Lua that defines `K` with the families that a script uses."""
+        lines = ["local K = {}"]
+        for name in sorted(set(re.findall(r"\bK\.(\w+)", script))):
+            pattern = TABLE[name].pattern
+            holes = _HOLE.findall(pattern)
+            text = _HOLE.sub(lambda hole: f"'..{hole[1]}..'", pattern)
+            spelling = f"'{self.prefix}{text}'".replace("..''", "")
+            lines.append(f"function K.{name}({', '.join(holes)}) return {spelling} end")
+        return "\n".join(lines) + "\n"

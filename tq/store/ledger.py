@@ -1,0 +1,140 @@
+"""The ledger: who is expected, whose job is open, and how each one ended.
+
+A job is open from its fan-out to its end. Only who takes it out of the open set counts it, so the
+counts are exact however often a message is delivered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from tq.clock import duration_ms, from_ms, to_ms
+from tq.models import Envelope, JobResult, JobStatus, Priority, RunId
+from tq.store.connection import Argument, Connection
+from tq.store.results import pack_result
+from tq.store.transport import Transport
+
+FAILURES_KEPT = 10_000  # per task; older ones keep their place in the counters only
+
+
+class Verdict(StrEnum):
+    """Whether an attempt may be made."""
+
+    GO = "go"
+    ENDED = "ended"
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class Permission:
+    """The answer to an attempt that is about to be made, by Redis' time."""
+
+    verdict: Verdict
+    deadline_at: datetime
+    now: datetime
+
+
+@dataclass(frozen=True)
+class End:
+    """A job has ended."""
+
+    envelope: Envelope
+    result: JobResult
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A job is to be tried again."""
+
+    envelope: Envelope
+    delay: timedelta
+    spent: int
+    priority: Priority
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a share's distribution: from cursor to cursor, with the jobs in between."""
+
+    share: int
+    cursor: int
+    reached: int
+    done: bool
+    wake_at: datetime
+    jobs: Sequence[Envelope] = ()
+    expired: int = 0
+
+
+class Ledger:
+    """Changes the ledger; reading it is `Runs`' business."""
+
+    def __init__(
+        self, connection: Connection, transport: Transport, *, result_history: int, result_ttl: timedelta
+    ) -> None:
+        self._redis = connection
+        self._transport = transport
+        self._retention = (result_history, int(result_ttl.total_seconds()), FAILURES_KEPT)
+
+    def fan_out(self, run_id: RunId, step: Step, priority: Priority) -> int | None:
+        """Puts jobs into queue, open set and ledger and moves the cursor, all in one.
+
+        Returns how many jobs were new, or None if the cursor was elsewhere or the run has been
+        stopped: then nothing was changed, and the caller has nothing more to do.
+        """
+        arguments: list[Argument] = [
+            *(
+                run_id,
+                step.share,
+                step.cursor,
+                step.reached,
+                int(step.done),
+                to_ms(step.wake_at),
+                step.expired,
+            )
+        ]
+        for envelope in step.jobs:
+            message = self._transport.job_message(envelope, priority)
+            arguments += [envelope.user_id, _state(envelope), message.queue, message.id, message.body]
+        answer = self._redis.script("fan_out", *arguments)
+        return None if answer in ("moved", "stopped") else int(answer)
+
+    def begin(self, envelopes: Sequence[Envelope]) -> list[Permission]:
+        """Whether these attempts may be made now."""
+        arguments: list[Argument] = []
+        for envelope in envelopes:
+            arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
+        *answers, now = self._redis.script("begin", *arguments)
+        present = from_ms(int(now))
+        return [
+            Permission(Verdict(verdict), from_ms(int(deadline)), present)
+            for verdict, deadline in zip(*[iter(answers)] * 2, strict=True)
+        ]
+
+    def finish(self, endings: Sequence[End | Retry]) -> list[bool]:
+        """Records how attempts came out; False for those that another has recorded already."""
+        arguments: list[Argument] = [*self._retention]
+        for ending in endings:
+            arguments += self._finish_arguments(ending)
+        *answers, _closed = self._redis.script("finish", *arguments)
+        return [bool(answer) for answer in answers]
+
+    def _finish_arguments(self, ending: End | Retry) -> list[Argument]:
+        envelope = ending.envelope
+        who: list[Argument] = [envelope.run_id, envelope.user_id, envelope.task_id, envelope.attempt]
+        match ending:
+            case End(_, result):
+                full = result.to_json() if result.status is JobStatus.FAILED else ""
+                return [*who, result.status.value, result.reason or "", pack_result(result), full, "", "", ""]
+            case Retry(_, delay, spent, priority):
+                following = envelope.next_attempt(spent=spent)
+                message = self._transport.job_message(following, priority)
+                return [
+                    *(*who, "again", "", duration_ms(delay), _state(following)),
+                    *(message.queue, message.id, message.body),
+                ]
+
+
+def _state(envelope: Envelope) -> str:
+    return f"{envelope.attempt}|{envelope.spent}|{to_ms(envelope.execute_after)}|{envelope.parameters}"

@@ -1,0 +1,34 @@
+-- fan_out: put the next members of a share into their queue, the open set and the ledger, and move
+-- the cursor, all in one step. The cursor is the fence: whoever comes second, or comes again after
+-- a crash, finds it moved and changes nothing.
+-- ARGV: now, run, share, cursor that the distributor saw, the new cursor, 1 if the share is done
+--       with it, when to distribute on (ms), members that were passed over because their deadline
+--       is past, then per job five texts: user, state, queue, message id, message body
+-- Returns 'moved' if the cursor was elsewhere, 'stopped' if the run is not running; else how many
+-- jobs were put into the queue: a user whose job is open already gets no second one.
+-- include: now
+-- include: ledger
+local run, share, seen, cursor = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local run_key, shares_key, open_key = K.run(run), K.shares(run), K.open(run)
+if redis.call('HGET', run_key, 'status') ~= 'running' then return 'stopped' end
+local there = redis.call('HMGET', shares_key, share .. ':cursor', share .. ':done')
+if there[1] ~= seen or there[2] ~= '0' then return 'moved' end
+
+local sent = 0
+for i = 9, #ARGV, 5 do
+  if redis.call('HSETNX', open_key, ARGV[i], ARGV[i + 1]) == 1 then
+    enqueue(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+    sent = sent + 1
+  end
+end
+local expired = tonumber(ARGV[8])
+if expired > 0 then count(run, 'expired', '', expired) end
+count(run, 'expected', '', sent + expired)
+redis.call('HSET', shares_key, share .. ':cursor', cursor, share .. ':done', ARGV[6])
+redis.call('ZADD', K.agenda(), 'XX', ARGV[7], 'd|' .. run)
+if ARGV[6] == '1' and redis.call('HINCRBY', run_key, 'undone', -1) == 0 then
+  redis.call('ZREM', K.agenda(), 'd|' .. run)
+  redis.call('HDEL', K.agenda_messages(), 'd|' .. run)
+  close_if_done(run, now)
+end
+return sent

@@ -1,0 +1,53 @@
+-- finish: record how attempts came out: the end of a job, or the retry that is to follow.
+-- ARGV: now, results kept per user and task, their life (s), failures kept per task, then per
+--       attempt eleven texts:
+--       run, user, task, number of the attempt, status ('again' for a retry), reason,
+--       and for an end: the result, the failure in full ('' if it did not fail), '', '', ''
+--       for a retry: delay (ms), state, queue, message id, message body
+-- Returns per attempt 1, or 0 if the job has ended already or another attempt is on its way: then
+-- nothing was changed. The last number is how many runs were closed.
+-- include: now
+-- include: ledger
+local history, ttl_s, failures_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function add_failure(task, member, failure)
+  local index, bodies = K.failures(task), K.failure(task)
+  redis.call('ZADD', index, now, member)
+  redis.call('HSET', bodies, member, failure)
+  local too_many = redis.call('ZCARD', index) - failures_kept
+  local gone = redis.call('ZRANGEBYSCORE', index, '-inf', now - ttl_s * 1000, 'LIMIT', 0, 20)
+  if too_many > 0 then
+    for _, oldest in ipairs(redis.call('ZRANGE', index, 0, too_many - 1)) do table.insert(gone, oldest) end
+  end
+  for _, old in ipairs(gone) do
+    redis.call('ZREM', index, old)
+    redis.call('HDEL', bodies, old)
+  end
+  redis.call('EXPIRE', index, ttl_s)
+  redis.call('EXPIRE', bodies, ttl_s)
+end
+
+local answers, closed = {}, 0
+for i = 5, #ARGV, 11 do
+  local run, user, task, attempt, status = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local state = redis.call('HGET', K.open(run), user)
+  if not state or string.match(state, '^%d+') ~= attempt then
+    table.insert(answers, 0)
+  elseif status == 'again' then
+    local entry = 'r|' .. run .. '|' .. user
+    redis.call('HSET', K.open(run), user, ARGV[i + 7])
+    redis.call('ZADD', K.agenda(), now + tonumber(ARGV[i + 6]), entry)
+    redis.call('HSET', K.agenda_messages(), entry, ARGV[i + 8] .. '\n' .. ARGV[i + 9] .. '\n' .. ARGV[i + 10])
+    redis.call('HINCRBY', K.run(run), 'retries', 1)
+    table.insert(answers, 1)
+  else
+    redis.call('HDEL', K.open(run), user)
+    count(run, status, ARGV[i + 5], 1)
+    add_result(task, user, ARGV[i + 6], history, ttl_s)
+    if ARGV[i + 7] ~= '' then add_failure(task, run .. '|' .. user, ARGV[i + 7]) end
+    if close_if_done(run, now) then closed = closed + 1 end
+    table.insert(answers, 1)
+  end
+end
+table.insert(answers, closed)
+return answers

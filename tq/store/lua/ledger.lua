@@ -1,0 +1,31 @@
+-- ledger: what every script does that ends a job or a share.
+-- A job has ended when it is out of the open set; only who takes it out counts it, so counters
+-- are exact however often a message is delivered.
+local RUN_RETENTION_S = 90 * 24 * 3600
+
+-- Ends the run when every share is passed and no job is open.
+local function close_if_done(run, now)
+  local run_key = K.run(run)
+  local status, task, undone = unpack(redis.call('HMGET', run_key, 'status', 'task', 'undone'))
+  if status ~= 'running' or tonumber(undone) > 0 or redis.call('HLEN', K.open(run)) > 0 then return false end
+  redis.call('HSET', run_key, 'status', 'ended', 'ended_at', now)
+  redis.call('SREM', K.active(task), run)
+  redis.call('ZREM', K.agenda(), 'd|' .. run)
+  redis.call('HDEL', K.agenda_messages(), 'd|' .. run)
+  redis.call('DEL', K.members(run))
+  redis.call('EXPIRE', run_key, RUN_RETENTION_S)
+  redis.call('EXPIRE', K.shares(run), RUN_RETENTION_S)
+  return true
+end
+
+local function count(run, status, reason, jobs)
+  redis.call('HINCRBY', K.run(run), status, jobs)
+  if reason ~= '' then redis.call('HINCRBY', K.run(run), status .. ':' .. reason, jobs) end
+end
+
+local function add_result(task, user, result, history, ttl_s)
+  local key = K.results(task, user)
+  redis.call('LPUSH', key, result)
+  redis.call('LTRIM', key, 0, history - 1)
+  redis.call('EXPIRE', key, ttl_s)
+end

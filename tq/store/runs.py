@@ -1,0 +1,103 @@
+"""Runs as they stand: their ledger, their shares, and who is still open."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from tq.clock import from_ms
+from tq.errors import RunNotFound
+from tq.models import JobStatus, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskId, UserId
+from tq.store.connection import Connection
+
+
+class Runs:
+    """Reads runs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._redis = connection
+        self._keys = connection.keys
+
+    def get(self, run_id: RunId) -> Run:
+        """A run with its shares.
+
+        Raises:
+            RunNotFound: if there was none of that id in the last 90 days.
+        """
+        fields, shares, still_open = self._redis.calls(
+            [
+                ("HGETALL", self._keys("run", run_id)),
+                ("HGETALL", self._keys("shares", run_id)),
+                ("HLEN", self._keys("open", run_id)),
+            ]
+        )
+        if not fields:
+            raise RunNotFound(f"run {run_id!r} is not known; see tq runs list (runs are kept for 90 days)")
+        return _run(run_id, fields, shares, still_open)
+
+    def latest(self, *, task_id: TaskId | None = None, limit: int = 20) -> list[Run]:
+        """The runs that were claimed last, newest first, without their shares."""
+        key = self._keys("runs_of", task_id) if task_id else self._keys("runs")
+        run_ids = self._redis.call("ZREVRANGE", key, 0, limit - 1)
+        answers = self._redis.calls(
+            [
+                command
+                for run_id in run_ids
+                for command in (("HGETALL", self._keys("run", run_id)), ("HLEN", self._keys("open", run_id)))
+            ]
+        )
+        found = zip(run_ids, answers[::2], answers[1::2], strict=True)
+        return [_run(RunId(run_id), fields, {}, still_open) for run_id, fields, still_open in found if fields]
+
+    def open_users(self, run_id: RunId) -> Iterator[UserId]:
+        """The users whose jobs have been fanned out and have not ended."""
+        cursor = 0
+        while True:
+            cursor, found = self._redis.call("HSCAN", self._keys("open", run_id), cursor, "COUNT", 1000)
+            yield from (UserId(user) for user in found)
+            if int(cursor) == 0:
+                return
+
+    def is_open(self, run_ids: Sequence[RunId], user_id: UserId) -> bool:
+        """Whether the user has an open job in any of these runs."""
+        return any(
+            self._redis.calls([("HEXISTS", self._keys("open", run_id), user_id) for run_id in run_ids])
+        )
+
+    def active(self, task_id: TaskId) -> list[RunId]:
+        """The runs of a task that have not ended."""
+        return [RunId(run_id) for run_id in self._redis.call("SMEMBERS", self._keys("active", task_id))]
+
+
+def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_open: int) -> Run:
+    reasons = {
+        name.partition(":")[2]: int(count)
+        for name, count in fields.items()
+        if name.startswith(f"{JobStatus.SKIPPED}:")
+    }
+    counters = ("expected", "success", "failed", "expired", "cancelled", "skipped", "retries")
+    counts = {name: int(fields.get(name, "0")) for name in counters}
+    ended = fields.get("ended_at")
+    return Run(
+        id=run_id,
+        task_id=TaskId(fields["task"]),
+        kind=RunKind(fields["kind"]),
+        status=RunStatus(fields["status"]),
+        reason=fields.get("reason"),
+        nominal_at=from_ms(int(fields["nominal_at"])),
+        claimed_at=from_ms(int(fields["claimed_at"])),
+        deadline_at=from_ms(int(fields["deadline_at"])),
+        ended_at=from_ms(int(ended)) if ended else None,
+        definition=fields["definition"],
+        counts=RunCounts(open=still_open, skipped_by_reason=reasons, **counts),
+        shares=tuple(_share(shares, index) for index in range(int(fields["shares"]) if shares else 0)),
+    )
+
+
+def _share(fields: dict[str, str], index: int) -> Share:
+    return Share(
+        cohort=fields[f"{index}:cohort"],
+        start_at=from_ms(int(fields[f"{index}:start"])),
+        spread=timedelta(milliseconds=int(fields[f"{index}:spread"])),
+        deadline_at=from_ms(int(fields[f"{index}:deadline"])),
+        cursor=int(fields[f"{index}:cursor"]),
+        done=fields[f"{index}:done"] == "1",
+    )

@@ -1,0 +1,61 @@
+"""Everything that is kept, opened in one go."""
+
+from datetime import datetime
+
+from tq.clock import Clock, SystemClock, from_ms
+from tq.settings import Settings
+from tq.store.agenda import Agenda
+from tq.store.connection import Connection
+from tq.store.keys import Keys
+from tq.store.ledger import Ledger
+from tq.store.planning import Planning
+from tq.store.preferences import Preferences
+from tq.store.results import Results
+from tq.store.runs import Runs
+from tq.store.transport import Transport
+
+
+class Store:
+    """The state of one namespace in one Redis."""
+
+    def __init__(self, settings: Settings, transport: Transport, *, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.keys = Keys(settings.namespace)
+        self.connection = Connection(
+            settings.redis_url,
+            keys=self.keys,
+            clock=self.clock,
+            transport=transport,
+            log_scripts=settings.debug_redis,
+        )
+        history, ttl = settings.result_history, settings.result_ttl
+        self.preferences = Preferences(self.connection, result_history=history, result_ttl=ttl)
+        self.planning = Planning(self.connection)
+        self.ledger = Ledger(self.connection, transport, result_history=history, result_ttl=ttl)
+        self.runs = Runs(self.connection)
+        self.results = Results(self.connection)
+        self.agenda = Agenda(self.connection)
+
+    def ping(self) -> None:
+        """Sees whether Redis is there.
+
+        Raises:
+            StoreUnavailable: if it is not; the message says what to do.
+        """
+        self.connection.call("PING")
+
+    def now(self) -> datetime:
+        """The present instant by Redis' own time, or by the clock that was handed in."""
+        if self.clock.override_ms:
+            return from_ms(self.clock.override_ms)
+        seconds, microseconds = self.connection.call("TIME")
+        return from_ms(int(seconds) * 1000 + int(microseconds) // 1000)
+
+    def heartbeats(self) -> dict[str, datetime]:
+        """Who last showed that it lives, and when."""
+        found = self.connection.call("HGETALL", self.keys("heartbeat"))
+        return {who: from_ms(int(ms)) for who, ms in found.items()}
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self.connection.close()

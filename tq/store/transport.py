@@ -1,0 +1,40 @@
+"""How messages travel, as far as the store must know.
+
+Jobs are put into their queue in the same script that notes them in the ledger, so the store
+writes messages itself. What a message looks like and where a queue keeps it is the broker's
+business; whoever owns the broker supplies it as a Transport.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tq.models import Envelope, Priority, RunId
+
+
+@dataclass(frozen=True)
+class QueuedMessage:
+    """A message ready to be put into its queue. The same id names the same message."""
+
+    queue: str
+    id: str
+    body: bytes
+
+
+class Transport(Protocol):
+    """What the store needs to put messages into queues by itself."""
+
+    @property
+    def enqueue_lua(self) -> str:
+        """Lua that defines `enqueue(queue, id, body)` and `queued(queue, id)`.
+
+        `queued` tells whether a message of that id is waiting or being worked on.
+        """
+        ...
+
+    def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
+        """The message that has a job carried out."""
+        ...
+
+    def distribution_message(self, run_id: RunId) -> QueuedMessage:
+        """The message that has a run distributed further."""
+        ...
