@@ -1,0 +1,8 @@
+"""What happens to a run: claimed, distributed, executed. Each a straight line of named steps."""
+
+from tq.pipeline.distribute import distribute
+from tq.pipeline.execute import execute
+from tq.pipeline.start import start_run
+from tq.pipeline.tick import tick
+
+__all__ = ["distribute", "execute", "start_run", "tick"]

@@ -1,0 +1,161 @@
+"""One attempt at one job: ask the ledger, carry it out, decide, record.
+
+The record is one atomic step. Until it is stored the attempt is tried to be recorded again and
+again, because the call has been made and cannot be undone; only a process that ends gives up, and
+then the message goes back, to be carried out again under the same key.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import TypeVar
+
+from loguru import logger
+
+from tq.clock import MILLISECOND, Stopwatch
+from tq.errors import ExecutorUnavailable, StoreError, TaskNotFound
+from tq.models import (
+    Envelope,
+    ErrorDetail,
+    ExecutionResult,
+    Job,
+    JobResult,
+    JobStatus,
+    Outcome,
+)
+from tq.outcomes import Again, Ended, ErrorCode, decide
+from tq.redaction import redact
+from tq.runtime import Runtime
+from tq.store.ledger import End, Permission, Retry, Verdict
+from tq.store.preferences import Disable
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+LONGEST_MESSAGE = 300
+
+T = TypeVar("T")
+
+
+def execute(runtime: Runtime, envelope: Envelope) -> None:
+    """Makes an attempt at a job and records how it came out.
+
+    Raises:
+        StoreError: if the process is ending and the record could not be stored; the message must
+            go back to its queue.
+    """
+    ledger = runtime.store.ledger
+    permission = _until_stored(runtime, lambda: ledger.begin([envelope])[0])
+    match permission.verdict:
+        case Verdict.ENDED | Verdict.SUPERSEDED:
+            logger.debug("repeated message dropped", verdict=permission.verdict.value)
+            return
+        case Verdict.EXPIRED:
+            late = ErrorDetail(
+                code=ErrorCode.EXPIRED, message="the deadline passed before the attempt could begin"
+            )
+            ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
+        case Verdict.GO:
+            ending = _attempt(runtime, envelope, permission)
+    recorded = _until_stored(runtime, lambda: ledger.finish([ending])[0])
+    if recorded and isinstance(ending, End) and ending.result.http_status == HTTPStatus.GONE:
+        gone = Disable(envelope.user_id, envelope.task_id, reason="the endpoint answered 410 Gone")
+        _until_stored(runtime, lambda: runtime.store.preferences.apply([gone]))
+    _log(ending, recorded=recorded)
+
+
+def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> End | Retry:
+    """Carries the job out, and decides what follows."""
+    try:
+        task = runtime.definitions.get(envelope.definition)
+    except TaskNotFound as unknown:
+        lacking = ErrorDetail(code=ErrorCode.UNKNOWN_TASK, message=str(unknown))
+        return _end(envelope, JobStatus.FAILED, permission.now, lacking)
+    watch = Stopwatch()
+    result = _carry_out(runtime, envelope.open_for(task, deadline_at=permission.deadline_at))
+    now = permission.now + watch.elapsed
+    verdict = decide(
+        result,
+        attempt=envelope.attempt,
+        spent=envelope.spent,
+        task=task,
+        now=now,
+        deadline_at=permission.deadline_at,
+        jitter=runtime.jitter.random,
+    )
+    match verdict:
+        case Again(delay, spent, _):
+            return Retry(envelope, delay, spent, task.priority)
+        case Ended(status, error):
+            return _end(envelope, status, now, error, started_at=permission.now, called=result)
+
+
+def _carry_out(runtime: Runtime, job: Job) -> ExecutionResult:
+    watch = Stopwatch()
+    try:
+        result = runtime.executors.for_task(job.task).execute(job)
+    except ExecutorUnavailable as error:
+        logger.warning("attempt not possible here", reason=str(error))
+        detail = ErrorDetail(code=ErrorCode.EXECUTOR_ERROR, message=redact(str(error)), retry=True)
+        return ExecutionResult(outcome=Outcome.UNAVAILABLE, error=detail)
+    except Exception as error:  # noqa: BLE001 - here a stranger's code ends and our record of it begins
+        logger.opt(exception=error).error("executor raised")
+        text = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_MESSAGE]
+        result = ExecutionResult.retry(ErrorCode.EXECUTOR_ERROR, text)
+    return result if result.duration else result.model_copy(update={"duration": watch.elapsed})
+
+
+def _end(
+    envelope: Envelope,
+    status: JobStatus,
+    now: datetime,
+    error: ErrorDetail | None,
+    *,
+    started_at: datetime | None = None,
+    called: ExecutionResult | None = None,
+) -> End:
+    return End(
+        envelope,
+        JobResult(
+            job_id=envelope.job_id,
+            run_id=envelope.run_id,
+            task_id=envelope.task_id,
+            user_id=envelope.user_id,
+            status=status,
+            scheduled_at=envelope.scheduled_at,
+            started_at=started_at,
+            ended_at=now,
+            duration=called.duration if called else timedelta(0),
+            attempts=envelope.attempt if called else envelope.attempt - 1,
+            http_status=called.http_status if called else None,
+            error=error,
+            body=called.body if called else None,
+        ),
+    )
+
+
+def _until_stored(runtime: Runtime, write: Callable[[], T]) -> T:
+    """What `write` answers, once Redis has taken it."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return write()
+        except StoreError as error:
+            if runtime.stopping.wait(pause_s):
+                raise
+            logger.warning("record not stored, trying again", reason=str(error))
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+def _log(ending: End | Retry, *, recorded: bool) -> None:
+    match ending:
+        case Retry(_, delay, spent, _):
+            logger.debug("attempt failed, to be retried", retry_in_s=delay.total_seconds(), spent=spent)
+        case End(_, result):
+            logger.debug(
+                "job ended",
+                status=result.status.value,
+                code=result.error.code if result.error else None,
+                http_status=result.http_status,
+                duration_ms=result.duration / MILLISECOND,
+                recorded=recorded,
+            )

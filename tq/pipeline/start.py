@@ -1,0 +1,88 @@
+"""Starting a run that somebody asks for."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+from loguru import logger
+
+from tq.errors import InvalidInput, TaskNotFound
+from tq.models import Overlap, Run, RunKind, TaskId, UserId, manual_run_id
+from tq.pipeline.distribute import ASKED
+from tq.runtime import Runtime
+from tq.store.planning import ShareClaim
+from tq.store.preferences import Cohort
+
+# A run that was asked for has no window; whoever is not served within a day has another run by then.
+MANUAL_LATENESS = timedelta(hours=24)
+# Users that are named one by one travel in one request.
+MOST_NAMED = 10_000
+
+
+def start_run(
+    runtime: Runtime,
+    task_id: TaskId,
+    *,
+    user_ids: Sequence[UserId] | None = None,
+    request_key: str | None = None,
+) -> Run:
+    """Starts a run for everybody who has the task enabled, or for the users named.
+
+    The same request key names the same run, however often it is asked for.
+
+    Raises:
+        TaskNotFound: if the task is not defined, here or in the definitions in force.
+        InvalidInput: if a named user does not have the task enabled; then nothing is started.
+    """
+    planning = runtime.store.planning
+    look = planning.look(limit=0)
+    if runtime.definitions.publish(look):
+        look = planning.look(limit=0)
+    in_force = runtime.definitions.in_force(look.fingerprint)
+    if task_id not in in_force:
+        runtime.registry.current.get(task_id)
+        raise TaskNotFound(f"task {task_id!r} is declared here but not in force; see tq tasks list")
+    definition, task = in_force[task_id]
+    run_id = manual_run_id(task_id, request_key or uuid.uuid4().hex)
+    claim = ShareClaim(
+        cohort=ASKED, start_at=look.now, spread=timedelta(0), deadline_at=look.now + MANUAL_LATENESS
+    )
+    if user_ids is None:
+        cells = runtime.store.preferences.cells(task_id)
+        intervals = sorted({cell.interval for cell in cells})
+        claims = [
+            ShareClaim(str(Cohort(interval=interval)), claim.start_at, claim.spread, claim.deadline_at)
+            for interval in intervals
+        ]
+        if not claims:
+            raise InvalidInput(f"nobody has {task_id!r} enabled; see tq users enable --help")
+    else:
+        _check_named(runtime, task_id, user_ids)
+        planning.ask_for(run_id, task_id, user_ids, keep=MANUAL_LATENESS)
+        claims = [claim]
+    planning.claim(
+        run_id,
+        task=task,
+        definition=definition,
+        kind=RunKind.MANUAL,
+        nominal_at=look.now,
+        overlap=Overlap.ALLOW,
+        shares=claims,
+        distribution=runtime.transport.distribution_message(run_id),
+        distribute_in=timedelta(0),
+    )
+    logger.info("run started on request", run_id=run_id, task_id=task_id)
+    return runtime.store.runs.get(run_id)
+
+
+def _check_named(runtime: Runtime, task_id: TaskId, user_ids: Sequence[UserId]) -> None:
+    if not user_ids or len(user_ids) > MOST_NAMED:
+        raise InvalidInput(
+            f"{len(user_ids)} users are named; name 1 to {MOST_NAMED:,}, or none for everybody"
+        )
+    enrolled = runtime.store.preferences.enrolled(task_id, user_ids)
+    for user_id, enabled in enrolled.items():
+        if not enabled:
+            raise InvalidInput(
+                f"user {user_id!r} does not have {task_id!r} enabled; see tq users enable --help"
+            )

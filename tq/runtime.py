@@ -1,0 +1,154 @@
+"""All that is open in a process, opened in one place: settings, clock, store, task types, executors.
+
+A Runtime opens each part when it is first needed, so that a command that only reads results does
+not care whether tasks.yaml can be read.
+"""
+
+import random
+import threading
+from functools import cached_property
+from typing import Protocol
+
+from loguru import logger
+
+from tq.clock import Clock, SystemClock
+from tq.errors import InvalidDefinition, TaskNotFound
+from tq.executors import Executor, Executors
+from tq.executors.http import HttpExecutor
+from tq.models import TaskId, TaskType
+from tq.registry import Registry, WatchedRegistry, environment, task_fingerprint
+from tq.settings import Settings
+from tq.store import Store, Transport
+from tq.store.planning import Look
+
+
+class ExecutorChoice(Protocol):
+    """Knows what carries out a task."""
+
+    def for_task(self, task: TaskType) -> Executor:
+        """The executor of a task.
+
+        Raises:
+            ExecutorUnavailable: if it cannot be had in this process.
+        """
+        ...
+
+
+class Declared(Protocol):
+    """The task types that are declared here, as they are now."""
+
+    @property
+    def current(self) -> Registry:
+        """The last set that could be read."""
+        ...
+
+    def refresh(self) -> bool:
+        """Reads them again if they have changed; tells whether there is a new set."""
+        ...
+
+
+class Runtime:
+    """What the pipeline works with. `stopping` is set when the process is asked to end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        *,
+        clock: Clock | None = None,
+        registry: Declared | None = None,
+        executors: ExecutorChoice | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.transport = transport
+        self.clock = clock or SystemClock()
+        self.store = Store(settings, transport, clock=self.clock)
+        self.stopping = threading.Event()
+        self.jitter = jitter or random.Random()
+        self._registry = registry
+        self._executors = executors
+
+    @cached_property
+    def registry(self) -> Declared:
+        """The task types that are declared here.
+
+        Raises:
+            InvalidDefinition: if they cannot be read; the message has a line per problem.
+        """
+        return self._registry or WatchedRegistry(self.settings)
+
+    @cached_property
+    def executors(self) -> ExecutorChoice:
+        """What carries out jobs."""
+        return self._executors or Executors(
+            HttpExecutor(allow_private=self.settings.allow_private_endpoints, environ=environment())
+        )
+
+    @cached_property
+    def definitions(self) -> "Definitions":
+        """The definitions in force."""
+        return Definitions(self)
+
+    def close(self) -> None:
+        """Ends what was opened."""
+        self.stopping.set()
+        self.store.close()
+
+
+class Definitions:
+    """Task types by the id under which they were published, read once each."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._known: dict[str, TaskType] = {}
+        self._in_force: dict[TaskId, str] = {}
+        self._fingerprint = ""
+        self._warned = ""
+
+    def get(self, definition: str) -> TaskType:
+        """The task type that was published under this id.
+
+        Raises:
+            TaskNotFound: if it is kept no longer.
+        """
+        task = self._known.get(definition)
+        if task is None:
+            task = self._runtime.store.planning.definition(definition)
+            if task is None:
+                raise TaskNotFound(f"the task definition {definition} is kept no longer")
+            self._known[definition] = task
+        return task
+
+    def publish(self, look: Look) -> bool:
+        """Puts the definitions that are declared here into force, unless those there are newer.
+
+        Returns whether what is in force has changed.
+        """
+        try:
+            registry = self._runtime.registry.current
+        except InvalidDefinition as error:
+            logger.error("task definitions cannot be read; those in force stay so", problem=str(error))
+            return False
+        if registry.fingerprint == look.fingerprint:
+            return False
+        tasks = {task_fingerprint(task): task for task in registry.tasks.values()}
+        planning = self._runtime.store.planning
+        if planning.publish(registry.modified_ms, registry.fingerprint, tasks):
+            logger.info("task definitions published", tasks=len(tasks), version=registry.modified_ms)
+            return True
+        if self._warned != registry.fingerprint:
+            self._warned = registry.fingerprint
+            logger.warning(
+                "task definitions not published: those in force are newer; touch the tasks file to have it win",
+                version=registry.modified_ms,
+                in_force=look.version,
+            )
+        return False
+
+    def in_force(self, fingerprint: str) -> dict[TaskId, tuple[str, TaskType]]:
+        """The definitions in force by task, each with its id; read again when the set has changed."""
+        if fingerprint != self._fingerprint or not fingerprint:
+            self._in_force = self._runtime.store.planning.definitions()
+            self._fingerprint = fingerprint
+        return {task_id: (definition, self.get(definition)) for task_id, definition in self._in_force.items()}
