@@ -1,0 +1,152 @@
+"""Dramatiq's broker, with what the promises need beyond it.
+
+- No delay queues: what is due later stands on the agenda. Their consumers would poll for nothing.
+- Whatever a dead process had fetched comes back within seconds, found by whoever looks, instead of
+  by one command in a thousand.
+- What a live process had fetched survives the loss of its connection.
+- A message whose record could not be stored goes back to its queue instead of being acknowledged.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import dramatiq
+import orjson
+import redis
+from dramatiq.broker import MessageProxy
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.brokers.stub import StubBroker
+
+from actors.transport import broker_namespace
+from tq.errors import StoreError
+from tq.settings import Settings
+from tq.store.connection import open_client
+
+# A live process shows itself at least once a second, when a consumer asks for messages.
+DEAD_AFTER_MS = 15_000
+
+
+class Broker(RedisBroker):
+    """A Redis broker without delay queues, that recovers what dead processes had fetched."""
+
+    def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware]) -> None:
+        super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
+            client=open_client(settings.redis_url, decode_responses=False),
+            namespace=broker_namespace(settings.namespace),
+            middleware=middleware,
+            heartbeat_timeout=DEAD_AFTER_MS,
+            maintenance_chance=0,
+        )
+        self._consumers: dict[str, Consumer] = {}
+        self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
+        """What takes messages from a queue; it takes over from the one before it."""
+        consumer = Consumer(self, queue_name, prefetch, timeout, self._consumers.get(queue_name))
+        self._consumers[queue_name] = consumer
+        return consumer
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declares a queue, without one for delayed messages beside it."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """Puts a message into its queue.
+
+        Raises:
+            ValueError: if it is to be delayed; the agenda is for that.
+        """
+        if delay is not None:
+            raise ValueError(
+                f"{message.actor_name}: messages are not delayed here; put an entry on the agenda"
+            )
+        return super().enqueue(message)
+
+    def recover(self) -> int:
+        """Puts back what dead processes had fetched; returns how many messages that were.
+
+        Raises:
+            redis.RedisError: if Redis did not do it.
+        """
+        return int(self._recover(keys=[self.namespace], args=[DEAD_AFTER_MS, *sorted(self.queues)]))
+
+
+class Consumer(_RedisConsumer):
+    """Takes messages from a queue.
+
+    After a lost connection Dramatiq makes a new consumer and forgets what the old one had fetched
+    (its issue 527). This one takes over from its predecessor, and what was fetched by a command
+    whose answer never came goes back to the queue.
+    """
+
+    def __init__(
+        self, broker: Broker, queue_name: str, prefetch: int, timeout: int, predecessor: "Consumer | None"
+    ) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
+        self._held: set[str] = set()
+        self._to_reconcile = predecessor is not None
+        if predecessor is not None:
+            self.message_cache = predecessor.message_cache
+            self.queued_message_ids = predecessor.queued_message_ids
+            self._held = predecessor._held
+
+    def __next__(self) -> MessageProxy | None:
+        """The next message, or None if there was none in a while.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            if self._to_reconcile:
+                self._reconcile()
+            message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # likewise
+        if message is not None:
+            self._held.add(message.options["redis_message_id"])
+        return message
+
+    def ack(self, message: MessageProxy) -> None:
+        """Acknowledges a message, or puts it back if its record could not be stored."""
+        with _closing_on_loss():
+            if isinstance(message._exception, StoreError):
+                self.requeue([message])  # type: ignore[no-untyped-call] # likewise
+                self.queued_message_ids.discard(message.message_id)
+            else:
+                super().ack(message)  # type: ignore[no-untyped-call] # likewise
+        self._held.discard(message.options["redis_message_id"])
+
+    def nack(self, message: MessageProxy) -> None:
+        """Moves a message to the dead letters."""
+        with _closing_on_loss():
+            super().nack(message)  # type: ignore[no-untyped-call] # likewise
+        self._held.discard(message.options["redis_message_id"])
+
+    def _reconcile(self) -> None:
+        """Puts back what Redis counts as fetched by us and we have never seen."""
+        key = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
+        fetched = {member.decode() for member in self.broker.client.smembers(key)}
+        cached = {orjson.loads(body)["options"]["redis_message_id"] for body in self.message_cache if body}
+        unseen = fetched - cached - self._held
+        if unseen:
+            self.broker.do_requeue(self.queue_name, *sorted(unseen))
+        self._to_reconcile = False
+
+
+@contextmanager
+def _closing_on_loss() -> Iterator[None]:
+    """Dramatiq takes a connection for lost by its own error only, and not when Redis does not answer in time."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise dramatiq.ConnectionClosed(error) from None
+
+
+def make_broker(settings: Settings, middleware: list[dramatiq.Middleware]) -> Broker | StubBroker:
+    """The broker that the settings ask for."""
+    if settings.broker == "stub":
+        return StubBroker(middleware=middleware)
+    return Broker(settings, middleware)

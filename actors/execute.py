@@ -1,0 +1,18 @@
+"""The work: one message, one attempt at one user's job."""
+
+import dramatiq
+
+from actors.encoding import EXECUTE
+from tq.models import Envelope, Priority
+from tq.pipeline import execute
+from tq.runtime import Runtime
+
+
+def declare_execute(broker: dramatiq.Broker, runtime: Runtime) -> None:
+    """Declares the actor that carries jobs out, and the queues that its messages come through."""
+    for priority in Priority:
+        broker.declare_queue(priority.value)
+
+    @dramatiq.actor(broker=broker, actor_name=EXECUTE, queue_name=Priority.NORMAL.value)
+    def _execute(envelope: Envelope) -> None:
+        execute(runtime, envelope)

@@ -1,0 +1,79 @@
+"""How messages travel: what the store writes into queues by itself, and what Dramatiq reads there.
+
+With Redis, messages go where Dramatiq's own `enqueue` puts them. With the stub broker they go to
+an outbox in Redis, which tests pump.
+"""
+
+import time
+
+import orjson
+
+from actors.encoding import DISTRIBUTE, EXECUTE
+from tq.models import Envelope, Priority, RunId
+from tq.settings import Settings
+from tq.store import QueuedMessage
+
+CONTROL = "control"
+QUEUES = (CONTROL, *(priority.value for priority in Priority))
+
+
+def broker_namespace(namespace: str) -> str:
+    """The prefix under which Dramatiq keeps its own keys."""
+    return f"{namespace}:queue"
+
+
+class DramatiqTransport:
+    """Puts messages where Dramatiq's Redis broker fetches them: an id in the list, a body in the hash."""
+
+    def __init__(self, settings: Settings) -> None:
+        prefix = broker_namespace(settings.namespace)
+        self.enqueue_lua = (
+            f"local function enqueue(queue, id, body)\n"
+            f"  redis.call('HSET', '{prefix}:'..queue..'.msgs', id, body)\n"
+            f"  redis.call('RPUSH', '{prefix}:'..queue, id)\n"
+            f"end\n"
+            f"local function queued(queue, id)\n"
+            f"  return redis.call('HEXISTS', '{prefix}:'..queue..'.msgs', id) == 1\n"
+            f"end\n"
+        )
+
+    def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
+        """The message that has a job carried out; a repetition of an attempt has the same id."""
+        message_id = f"{envelope.job_id}-{envelope.attempt}"
+        return _message(priority.value, EXECUTE, message_id, envelope.to_wire())
+
+    def distribution_message(self, run_id: RunId) -> QueuedMessage:
+        """The message that has a run distributed further; at most one of a run is queued at a time."""
+        return _message(CONTROL, DISTRIBUTE, f"distribute-{run_id}", run_id)
+
+
+class OutboxTransport(DramatiqTransport):
+    """Puts messages into a list, from which a test takes them."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.outbox = f"{settings.namespace}:outbox"
+        self.enqueue_lua = (
+            f"local function enqueue(queue, id, body) redis.call('RPUSH', '{self.outbox}', body) end\n"
+            f"local function queued(queue, id) return false end\n"
+        )
+
+
+def make_transport(settings: Settings) -> DramatiqTransport:
+    """The transport that fits the broker."""
+    return OutboxTransport(settings) if settings.broker == "stub" else DramatiqTransport(settings)
+
+
+def _message(queue: str, actor: str, message_id: str, argument: object) -> QueuedMessage:
+    body = orjson.dumps(
+        {
+            "queue_name": queue,
+            "actor_name": actor,
+            "args": [argument],
+            "kwargs": {},
+            "options": {"redis_message_id": message_id},
+            "message_id": message_id,
+            "message_timestamp": int(time.time() * 1000),
+        }
+    )
+    return QueuedMessage(queue, message_id, body)

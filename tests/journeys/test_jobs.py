@@ -1,0 +1,291 @@
+"""What becomes of jobs: retried, ended, expired, switched off, accounted for."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.journeys.conftest import Begin
+from tq.errors import InvalidInput, TaskNotFound
+from tq.models import (
+    ErrorDetail,
+    ExecutionResult,
+    Interval,
+    Job,
+    JobStatus,
+    Outcome,
+    RunKind,
+    RunStatus,
+    TaskId,
+    UserId,
+)
+from tq.outcomes import ErrorCode
+from tq.testing import FakeExecutor, make_task
+
+
+def answering(*results: ExecutionResult) -> FakeExecutor:
+    """An executor that answers each attempt at a job with the next result, then with success."""
+
+    def answer(job: Job) -> ExecutionResult:
+        return results[job.attempt - 1] if job.attempt <= len(results) else ExecutionResult.success()
+
+    return FakeExecutor(answer)
+
+
+def always(result: ExecutionResult) -> FakeExecutor:
+    return FakeExecutor(lambda _job: result)
+
+
+BROKEN = ExecutionResult.retry("HTTP_500", "endpoint answered 500")
+THROTTLED = ExecutionResult(
+    outcome=Outcome.THROTTLED,
+    error=ErrorDetail(code="HTTP_429", retry=True),
+    http_status=429,
+    retry_after=timedelta(seconds=30),
+)
+GONE = ExecutionResult(outcome=Outcome.GONE, error=ErrorDetail(code="HTTP_410"), http_status=410)
+
+
+def test_a_failed_attempt_is_retried_under_the_same_key_and_with_the_same_body(begin: Begin) -> None:
+    executor = answering(BROKEN, BROKEN)
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=executor)
+    journey.enable("ada", "email_digest", parameters={"unread": 3})
+
+    journey.until("2026-11-24T09:00:10")
+    journey.enable("ada", "email_digest", parameters={"unread": 4})
+    journey.until("2026-11-24T09:05")
+
+    attempts = executor.jobs
+    assert [job.attempt for job in attempts] == [1, 2, 3]
+    assert len({job.idempotency_key for job in attempts}) == 1
+    assert len({job.body() for job in attempts}) == 1
+    [run] = journey.runs()
+    assert (run.counts.success, run.counts.retries, run.status) == (1, 2, RunStatus.ENDED)
+
+
+def test_attempts_are_used_up_and_the_failure_is_kept_in_full(begin: Begin) -> None:
+    journey = begin(make_task(window=0, retries=3), at="2026-11-24T08:59:50", executor=always(BROKEN))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:10")
+
+    [result] = journey.results("ada", "email_digest")
+    assert len(journey.executor.jobs) == 4
+    assert result.status is JobStatus.FAILED
+    assert result.attempts == 4
+    assert result.error == ErrorDetail(code="HTTP_500", message="endpoint answered 500", retry=False)
+
+
+def test_being_throttled_spends_no_attempt(begin: Begin) -> None:
+    executor = answering(*[THROTTLED] * 6, BROKEN)
+    journey = begin(make_task(window=0, retries=1), at="2026-11-24T08:59:50", executor=executor)
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:10")
+
+    [result] = journey.results("ada", "email_digest")
+    assert result.status is JobStatus.SUCCESS
+    assert result.attempts == 8
+
+
+def test_retry_after_is_waited_for(begin: Begin) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=answering(THROTTLED))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:00:20")
+    early = len(journey.executor.jobs)
+    journey.until("2026-11-24T09:01")
+
+    assert early == 1
+    assert len(journey.executor.jobs) == 2
+
+
+def test_no_attempt_begins_after_the_deadline(begin: Begin) -> None:
+    task = make_task(window=0, max_lateness="2m", retries=100, retry_delay="20s")
+    journey = begin(task, at="2026-11-24T08:59:50", executor=always(BROKEN))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:10")
+
+    [result] = journey.results("ada", "email_digest")
+    [run] = journey.runs()
+    assert result.status is JobStatus.EXPIRED
+    assert result.error is None
+    assert result.reason == ErrorCode.EXPIRED
+    assert (run.counts.expired, run.counts.unaccounted, run.status) == (1, 0, RunStatus.ENDED)
+
+
+def test_whoever_was_not_reached_before_the_deadline_expires_as_a_number(begin: Begin) -> None:
+    task = make_task(window="1h", max_lateness="10m")
+    journey = begin(task, at="2026-11-24T08:59:50")
+    for number in range(100):
+        journey.enable(f"user-{number}", "email_digest")
+
+    journey.until("2026-11-24T09:20")
+
+    [run] = journey.runs()
+    counts = run.counts
+    assert run.status is RunStatus.ENDED
+    assert counts.expected == 100 == counts.success + counts.expired
+    assert counts.success == len(journey.executor.jobs)
+    assert counts.expired > 50
+
+
+def test_gone_switches_the_users_task_off_with_a_reason(begin: Begin) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=always(GONE))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-25T09:05")
+
+    settings = journey.runtime.store.preferences.get(UserId("ada")).tasks[TaskId("email_digest")]
+    assert len(journey.executor.jobs) == 1
+    assert not settings.enabled
+    assert settings.reason == "the endpoint answered 410 Gone"
+
+
+def test_an_executor_that_raises_is_a_failed_attempt_with_its_message(begin: Begin) -> None:
+    def explode(_job: Job) -> ExecutionResult:
+        raise RuntimeError("no such\ntable; password=hunter2-hunter2")
+
+    journey = begin(make_task(window=0, retries=0), at="2026-11-24T08:59:50", executor=FakeExecutor(explode))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:01")
+
+    [result] = journey.results("ada", "email_digest")
+    assert result.error is not None
+    assert result.error.code == ErrorCode.EXECUTOR_ERROR
+    assert "no such table" in result.error.message
+    assert "hunter2" not in result.error.message
+
+
+def test_a_job_of_a_user_who_is_disabled_meanwhile_is_skipped(begin: Begin) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=always(THROTTLED))
+    journey.enable("ada", "email_digest")
+    journey.enable("bob", "email_digest")
+    journey.until("2026-11-24T09:00:10")
+    calls = len(journey.executor.jobs)
+
+    journey.disable("ada", "email_digest")
+    journey.disable("bob", "email_digest")
+    journey.until("2026-11-24T09:10")
+
+    [run] = journey.runs()
+    assert len(journey.executor.jobs) == calls
+    assert run.status is RunStatus.ENDED
+    assert run.counts.skipped_by_reason == {"disabled": 2}
+    assert journey.results("ada", "email_digest")[0].reason == "disabled"
+
+
+def test_a_new_run_replaces_what_is_left_of_the_last_one(begin: Begin) -> None:
+    executor = FakeExecutor(
+        lambda job: THROTTLED if job.scheduled_at.hour == 9 else ExecutionResult.success()
+    )
+    task = make_task(interval=Interval.hourly(), window=0, max_lateness="5h")
+    journey = begin(task, at="2026-11-24T08:59:50", executor=executor)
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T10:05")
+
+    first, second = journey.runs()
+    assert (first.counts.expired, first.status) == (1, RunStatus.ENDED)
+    assert (second.counts.success, second.status) == (1, RunStatus.ENDED)
+
+
+def test_skip_leaves_out_a_run_while_the_last_one_has_not_ended(begin: Begin) -> None:
+    task = make_task(interval=Interval.hourly(), window=0, max_lateness="90m", overlap="skip")
+    journey = begin(task, at="2026-11-24T08:59:50", executor=always(THROTTLED))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T10:05")
+
+    first, second = journey.runs()
+    assert first.status is RunStatus.RUNNING
+    assert (second.status, second.reason, second.counts.skipped) == (RunStatus.SKIPPED, "overlap", 1)
+
+
+def test_results_keep_the_last_few(begin: Begin) -> None:
+    journey = begin(make_task(interval=Interval.minutely(), window=0), at="2026-11-24T08:59:50")
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:09")
+
+    minutes = [result.scheduled_at.minute for result in journey.results("ada", "email_digest")]
+    assert minutes == [9, 8, 7, 6, 5]
+
+
+def test_a_run_on_request_serves_everybody_at_once(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    for number in range(2500):
+        journey.enable(f"user-{number}", "email_digest")
+
+    run = journey.trigger("email_digest")
+
+    assert run.kind is RunKind.MANUAL
+    assert run.status is RunStatus.ENDED
+    assert run.counts.expected == run.counts.success == 2500
+    assert len(set(journey.executor.users)) == 2500
+
+
+def test_a_run_on_request_serves_the_users_named_and_nobody_else(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    for user in ("ada", "bob", "cyd"):
+        journey.enable(user, "email_digest")
+
+    run = journey.trigger("email_digest", ["cyd", "ada"])
+
+    assert run.counts.success == 2
+    assert sorted(journey.executor.users) == ["ada", "cyd"]
+
+
+def test_the_same_request_key_names_the_same_run(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    journey.enable("ada", "email_digest")
+
+    first = journey.trigger("email_digest", request_key="order-7")
+    again = journey.trigger("email_digest", request_key="order-7")
+
+    assert first.id == again.id
+    assert len(journey.executor.jobs) == 1
+
+
+def test_a_run_cannot_be_asked_for_whom_or_what_there_is_not(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    journey.enable("ada", "email_digest")
+
+    with pytest.raises(TaskNotFound, match="email_digest"):
+        journey.trigger("email_digets")
+    with pytest.raises(InvalidInput, match="'bob' does not have 'email_digest' enabled"):
+        journey.trigger("email_digest", ["ada", "bob"])
+
+    assert journey.runs() == []
+
+
+def test_a_finished_jobs_message_that_comes_again_makes_no_call(begin: Begin) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50")
+    journey.enable("ada", "email_digest")
+    journey.until("2026-11-24T09:00:10")
+
+    journey.deliver_again()
+    journey.deliver_again()
+
+    [run] = journey.runs()
+    assert len(journey.executor.jobs) == 1
+    assert run.counts.success == 1
+
+
+def test_jobs_of_other_priorities_come_through_their_own_queues(begin: Begin) -> None:
+    tasks = [
+        make_task(f"{priority}_task", window=0, priority=priority) for priority in ("low", "normal", "high")
+    ]
+    journey = begin(*tasks, at="2026-11-24T08:59:50")
+    for task in tasks:
+        for number in range(21):
+            journey.enable(f"user-{number}", task.id)
+
+    journey.until("2026-11-24T09:00")
+
+    served = [str(job.task_id) for job in journey.executor.jobs]
+    assert len(served) == 63
+    assert (
+        served[:21].count("high_task") > served[:21].count("normal_task") > served[:21].count("low_task") > 0
+    )
