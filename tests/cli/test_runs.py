@@ -1,0 +1,159 @@
+"""`tq trigger`, `tq runs` and `tq results`: what was started, and what became of it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import Tq
+from tq.models import RunId, TaskId, UserId
+from tq.pipeline import distribute
+from tq.runtime import Runtime
+from tq.store.preferences import Disable, Enable
+
+SYNC = TaskId("hourly_sync")
+Work = Callable[[], int]
+
+
+@pytest.fixture(autouse=True)
+def _three_enabled(runtime: Runtime) -> None:
+    runtime.store.preferences.apply([Enable(UserId(name), SYNC) for name in ("ada", "bob", "eve")])
+
+
+def test_a_run_is_started_for_everybody(tq: Tq, work: Work) -> None:
+    started = tq("trigger", "hourly_sync", "--json")
+    work()
+    ended = tq("runs", "show", started.document["run_id"], "--json").document
+
+    assert (started.code, started.err) == (0, "")
+    assert (started.document["status"], started.document["kind"]) == ("running", "manual")
+    assert ended["status"] == "ended"
+    assert (ended["expected"], ended["success"], ended["failed"]) == (3, 2, 1)
+    assert (ended["open"], ended["unaccounted"]) == (0, 0)
+    assert [(share["reached_percent"], share["done"]) for share in ended["shares"]] == [(100.0, True)]
+
+
+def test_a_run_is_started_for_those_named(tq: Tq, work: Work) -> None:
+    run_id = tq(
+        "trigger", "hourly_sync", "--user", "ada", "--user", "eve", "--user", "ada", "--json"
+    ).document["run_id"]
+    work()
+
+    ended = tq("runs", "show", run_id, "--json").document
+    assert (ended["expected"], ended["success"]) == (2, 2)
+
+
+def test_the_same_key_starts_one_run(tq: Tq) -> None:
+    first = tq("trigger", "hourly_sync", "--key", "monday", "--json").document["run_id"]
+    second = tq("trigger", "hourly_sync", "--key", "monday", "--json").document["run_id"]
+    other = tq("trigger", "hourly_sync", "--key", "tuesday", "--json").document["run_id"]
+
+    assert first == second != other
+    assert len(tq("runs", "list", "--json").document) == 2
+
+
+def test_people_are_told_how_to_follow_a_run(tq: Tq) -> None:
+    answer = tq("trigger", "hourly_sync", "--key", "monday")
+
+    run_id = tq("runs", "list", "--json").document[0]["run_id"]
+    assert answer.out == f"run {run_id} is started; see tq runs watch {run_id}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("hourly_snc",), 1, "no task 'hourly_snc' among the 2 defined; did you mean 'hourly_sync'?"),
+        (("hourly_sync", "--user", "zoe"), 2, "user 'zoe' does not have 'hourly_sync' enabled"),
+        (("hourly_sync", "--user", "../etc"), 2, "'../etc' cannot be the id of a user"),
+        (("email_digest",), 2, "nobody has 'email_digest' enabled"),
+    ],
+)
+def test_what_cannot_be_started_is_told(tq: Tq, words: tuple[str, ...], code: int, told: str) -> None:
+    answer = tq("trigger", *words, "--json")
+
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.startswith(f"error: {told}")
+    assert tq("runs", "list", "--json").document == []
+
+
+def test_the_latest_runs_are_listed_first(tq: Tq) -> None:
+    keys = ("one", "two", "three")
+    started = [tq("trigger", "hourly_sync", "--key", key, "--json").document["run_id"] for key in keys]
+
+    listed = tq("runs", "list", "--task", "hourly_sync", "--limit", "2", "--json").document
+    told = tq("runs", "list").out
+
+    assert [run["run_id"] for run in listed] == [started[2], started[1]]
+    assert all(run_id in told for run_id in started)
+
+
+def test_runs_of_an_unknown_task_are_an_error(tq: Tq) -> None:
+    assert tq("runs", "list", "--task", "hourly_snc").code == 1
+    assert tq("runs", "list", "--task", "email_digest", "--json").document == []
+
+
+def test_an_unknown_run_is_an_error(tq: Tq) -> None:
+    for words in (("runs", "show", "x"), ("runs", "watch", "x", "--json")):
+        answer = tq(*words)
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith("error: run 'x' is not known; see tq runs list")
+
+
+def test_the_ledger_of_a_run_adds_up_before_everybodys_eyes(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    work()
+    told = tq("runs", "show", run_id).out
+
+    assert "3 expected, 2 + 1 + 0 + 0 + 0 + 0 = 3: everybody is accounted for" in told
+    assert "users in all time zones" in told
+    assert "100 %" in told
+
+
+def test_skipped_jobs_are_told_by_reason(tq: Tq, runtime: Runtime, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    distribute(runtime, RunId(run_id))
+    runtime.store.preferences.apply([Disable(UserId("ada"), SYNC)])
+    work()
+
+    ended = tq("runs", "show", run_id, "--json").document
+    assert (ended["skipped"], ended["skipped_by_reason"]) == (1, {"disabled": 1})
+    assert "  disabled" in tq("runs", "show", run_id).out
+
+
+def test_watching_an_ended_run_ends_at_once(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    work()
+
+    told = tq("runs", "watch", run_id)
+    objects = tq("runs", "watch", run_id, "--json")
+
+    assert (told.code, told.out) == (0, f"{run_id}: ended, 3 expected: 2 success, 1 failed\n")
+    assert [run["status"] for run in objects.objects] == ["ended"]
+
+
+def test_results_of_a_user_and_failures_of_a_task_are_shown(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    work()
+
+    ada = tq("results", "hourly_sync", "ada", "--json").document
+    failures = tq("results", "hourly_sync", "--failures", "--json").document
+    told = tq("results", "hourly_sync", "--failures").out
+
+    assert [(result["run_id"], result["status"], result["attempts"]) for result in ada] == [
+        (run_id, "success", 1)
+    ]
+    assert ada[0]["ended_at"].endswith("Z")
+    assert [(result["user_id"], result["error"]["code"]) for result in failures] == [("bob", "HTTP_400")]
+    assert "no such address" in told
+
+
+def test_where_there_are_no_results_it_is_said_why(tq: Tq) -> None:
+    nothing_yet = tq("results", "hourly_sync", "ada")
+    none_failed = tq("results", "hourly_sync", "--failures", "--json")
+    unknown_user = tq("results", "hourly_sync", "zoe")
+    unknown_task = tq("results", "hourly_snc", "ada")
+
+    assert (nothing_yet.code, nothing_yet.out) == (0, "no results of hourly_sync are kept\n")
+    assert none_failed.document == []
+    assert (unknown_user.code, unknown_task.code) == (1, 1)
+    assert unknown_user.err.startswith("error: user 'zoe'")
+    assert unknown_task.err.startswith("error: no task 'hourly_snc'")

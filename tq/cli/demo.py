@@ -1,0 +1,183 @@
+"""What `tq dev` does: the main job at work on this machine, from an empty folder to finished jobs."""
+
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from tq.cli.app import open_runtime
+from tq.clock import Stopwatch
+from tq.dev.population import PULSE, populate
+from tq.dev.system import NAMESPACE, DevSystem, running_system
+from tq.errors import StoreUnavailable, TaskQueueError
+from tq.models import Run, RunId, RunStatus, TaskId
+from tq.pipeline import start_run
+from tq.runtime import Runtime
+from tq.settings import Settings
+
+REFRESH_S = 0.25
+SPOKEN_EVERY = timedelta(seconds=5)
+console = Console(stderr=True)
+
+
+def run_demo(
+    *,
+    users: int,
+    once: bool,
+    json_output: bool,
+    tasks: Path | None,
+    task: str | None,
+    processes: int,
+    threads: int,
+    folder: Path,
+) -> None:
+    """Run everything here: Redis, workers, scheduler, a demo endpoint, and a run of many users."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
+    with running_system(
+        folder=folder, tasks_file=tasks, processes=processes, threads=threads, reload=not once
+    ) as system:
+        settings = Settings(
+            redis_url=system.redis_url,
+            namespace=NAMESPACE,
+            tasks_file=Path(system.environment["TQ_TASKS_FILE"]),
+            allow_private_endpoints=True,
+        )
+        os.environ.update(system.environment)
+        runtime = open_runtime(settings)
+        try:
+            task_id = _chosen(runtime, task)
+            enabled = populate(runtime.store, task_id, users, pulse=PULSE in runtime.registry.current.tasks)
+            console.print(f"{enabled:,} users have [bold]{task_id}[/] enabled; logs are in {folder / 'logs'}")
+            console.print(
+                f"in another terminal: [bold]source {folder / 'env'}[/] and then tq runs list, tq --help"
+            )
+            system.reset_endpoint()
+            watch = Stopwatch()
+            run = start_run(runtime, task_id)
+            _show(runtime, system, run, keep_going=not once)
+            if once:
+                figures = _figures(runtime.store.runs.get(run.id), system, watch.elapsed)
+                _report(figures, enabled, json_output=json_output)
+        finally:
+            runtime.close()
+
+
+def _chosen(runtime: Runtime, task: str | None) -> TaskId:
+    registry = runtime.registry.current
+    return registry.get(task).id if task else next(iter(registry.tasks))
+
+
+def _show(runtime: Runtime, system: DevSystem, run: Run, *, keep_going: bool) -> None:
+    """Shows the run until it has ended, or for as long as Ctrl-C does not come."""
+    spoken = Stopwatch()
+    picture: Live | None = None
+    if console.is_terminal:
+        picture = Live(console=console, refresh_per_second=8, transient=False)
+        picture.start()
+    try:
+        while True:
+            system.supervisor.poll()
+            run = _patiently(runtime, run.id)
+            if picture is not None:
+                picture.update(_picture(runtime, run))
+            elif spoken.elapsed >= SPOKEN_EVERY:
+                spoken = Stopwatch()
+                console.print(_sentence(run))
+            if run.status is not RunStatus.RUNNING and not keep_going:
+                return
+            time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        console.print("stopping")
+        if not keep_going:
+            raise
+    finally:
+        if picture is not None:
+            picture.stop()
+
+
+def _patiently(runtime: Runtime, run_id: RunId) -> Run:
+    """The run, also while Redis restarts."""
+    for _ in range(20):
+        try:
+            return runtime.store.runs.get(run_id)
+        except StoreUnavailable:
+            time.sleep(REFRESH_S)
+    return runtime.store.runs.get(run_id)
+
+
+def _picture(runtime: Runtime, run: Run) -> Group:
+    counts = run.counts
+    bar = ProgressBar(
+        total=max(1, runtime.store.preferences.count(run.task_id)), completed=counts.ended, width=60
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("run", "status", "expected", "success", "failed", "open", "retries", "expired", "skipped"):
+        table.add_column(name)
+    for one in [run, *(other for other in runtime.store.runs.latest(limit=6) if other.id != run.id)]:
+        table.add_row(
+            one.id,
+            one.status.value,
+            *(
+                str(n)
+                for n in (
+                    one.counts.expected,
+                    one.counts.success,
+                    one.counts.failed,
+                    one.counts.open,
+                    one.counts.retries,
+                    one.counts.expired,
+                    one.counts.skipped,
+                )
+            ),
+        )
+    return Group(bar, table)
+
+
+def _sentence(run: Run) -> str:
+    counts = run.counts
+    return (
+        f"{run.id}: {counts.success:,} succeeded, {counts.failed:,} failed, {counts.open:,} open, "
+        f"{counts.retries:,} retries"
+    )
+
+
+def _figures(run: Run, system: DevSystem, elapsed: timedelta) -> dict[str, Any]:
+    counts = run.counts
+    seconds = elapsed.total_seconds()
+    return {
+        "run_id": run.id,
+        "expected": counts.expected,
+        "success": counts.success,
+        "failed": counts.failed,
+        "expired": counts.expired,
+        "cancelled": counts.cancelled,
+        "skipped": counts.skipped,
+        "unaccounted": counts.unaccounted + counts.open,
+        "duplicates": system.endpoint_stats()["duplicates"],
+        "seconds": round(seconds, 3),
+        "jobs_per_second": round(counts.ended / seconds, 1),
+    }
+
+
+def _report(figures: dict[str, Any], enabled: int, *, json_output: bool) -> None:
+    if json_output:
+        sys.stdout.write(orjson.dumps(figures).decode() + "\n")
+    else:
+        for name, value in figures.items():
+            console.print(f"{name.replace('_', ' '):>16}  {value}")
+    wrong = [name for name in ("unaccounted", "duplicates") if figures[name]]
+    if figures["expected"] != enabled:
+        wrong.append("expected")
+    if wrong:
+        raise TaskQueueError(
+            f"{enabled} users were enabled, but {', '.join(wrong)} is not as it should be: {figures}"
+        )

@@ -1,0 +1,339 @@
+"""`tq trigger`, `tq runs`, `tq results`: what was started, where it stands, and what became of it."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+
+from tq.cli.app import app, open_runtime
+from tq.cli.arguments import duration_of, task_id_of, user_id_of
+from tq.cli.output import (
+    AsJson,
+    note,
+    print_json,
+    print_json_line,
+    print_table,
+    say,
+    shown,
+    table_of,
+    terminal,
+)
+from tq.errors import InvalidInput
+from tq.models import JobResult, Run, RunId, RunStatus, Share, format_duration
+from tq.slots import PLACES
+
+if TYPE_CHECKING:
+    from tq.runtime import Runtime
+
+ASKED = "@asked"  # the share of users that were named one by one
+LOOK_EVERY = timedelta(milliseconds=500)
+LEAST_LOOK = timedelta(milliseconds=100)  # each look is a request to Redis, which others need too
+STATES = ("success", "failed", "expired", "cancelled", "skipped")
+
+runs = typer.Typer(help="Runs: a task carried out for everybody, and its ledger.", no_args_is_help=True)
+app.add_typer(runs, name="runs")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run; see tq runs list.")]
+
+
+@app.command("trigger")
+def trigger(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The id of a task type.")],
+    user: Annotated[
+        list[str] | None, typer.Option(help="Only this user; give it several times for several users.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="A key of your own: the same key starts a run only once.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run of a task now, for everybody who has it enabled."""
+    from tq.pipeline import start_run
+
+    task_id = task_id_of(task)
+    user_ids = list(dict.fromkeys(user_id_of(name) for name in user)) if user else None
+    with closing(open_runtime()) as runtime:
+        run = start_run(runtime, task_id, user_ids=user_ids, request_key=key)
+        if wait:
+            run = _follow(runtime, run.id, LOOK_EVERY, lambda run: note(_sentence(run)))
+    if as_json:
+        print_json(_document(run))
+    elif wait:
+        _show_for_people(run)
+    else:
+        say(f"run {run.id} is started; see tq runs watch {run.id}")
+    if wait:
+        _end_by(run)
+
+
+@runs.command("list")
+def list_runs(
+    task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many runs at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the latest runs, newest first."""
+    task_id = None if task is None else task_id_of(task)
+    with closing(open_runtime()) as runtime:
+        found = runtime.store.runs.latest(task_id=task_id, limit=limit)
+        if task_id is not None and not found:
+            _check_task(runtime, task_id)
+    if as_json:
+        print_json([_outline(run) for run in found])
+        return
+    print_table(
+        ("run", "kind", "status", "due", "expected", "success", "failed", "open", "unaccounted"),
+        [
+            (
+                run.id,
+                run.kind.value,
+                _status(run),
+                run.nominal_at,
+                run.counts.expected,
+                run.counts.success,
+                run.counts.failed,
+                run.counts.open,
+                run.counts.unaccounted,
+            )
+            for run in found
+        ],
+    )
+
+
+@runs.command("show")
+def show_run(run: RunArgument, as_json: AsJson = False) -> None:
+    """Show one run: its ledger, and how far each share of it has come."""
+    with closing(open_runtime()) as runtime:
+        found = runtime.store.runs.get(RunId(run))
+    if as_json:
+        print_json(_document(found))
+    else:
+        _show_for_people(found)
+
+
+@runs.command("watch")
+def watch_run(
+    run: RunArgument,
+    interval: Annotated[str, typer.Option(help="How often to look: 500ms, 2s.")] = "500ms",
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run until it has ended."""
+    every = duration_of("--interval", interval, least=LEAST_LOOK)
+    with closing(open_runtime()) as runtime:
+        if as_json:
+            ended = _follow(runtime, RunId(run), every, lambda run: print_json_line(_document(run)))
+        elif (console := terminal()) is not None:
+            with Live(console=console, auto_refresh=False) as picture:
+                ended = _follow(
+                    runtime,
+                    RunId(run),
+                    every,
+                    lambda run: picture.update(table_of(*_ledger(run)), refresh=True),
+                )
+        else:
+            ended = _follow(runtime, RunId(run), every, lambda run: say(_sentence(run)))
+    _end_by(ended)
+
+
+@app.command("results")
+def show_results(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The id of a task type.")],
+    user: Annotated[
+        str | None, typer.Argument(metavar="USER", help="Whose results; left out with --failures.")
+    ] = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="The latest failures of the task instead, whosever they are.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many failures at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of a user's last jobs, or the latest failures of a task."""
+    task_id = task_id_of(task)
+    if failures == (user is not None):
+        raise InvalidInput("name a user, or say --failures for those of everybody; one of the two")
+    with closing(open_runtime()) as runtime:
+        if user is None:
+            found = list(runtime.store.results.failures(task_id, limit=limit))
+        else:
+            user_id = user_id_of(user)
+            found = runtime.store.results.of(task_id, user_id)
+        if not found:
+            _check_task(runtime, task_id)
+            if user is not None:
+                runtime.store.preferences.get(user_id)
+    if as_json:
+        print_json([result.model_dump(exclude_none=True) for result in found])
+    elif not found:
+        say(f"no {'failures' if failures else 'results'} of {task_id} are kept")
+    else:
+        print_table(
+            ("ended", "user", "status", "code", "http", "attempts", "took", "message"),
+            [_result_row(result) for result in found],
+        )
+
+
+def _follow(runtime: "Runtime", run_id: RunId, every: timedelta, on_change: Callable[[Run], object]) -> Run:
+    """Hands over the run as it stands, now and whenever its numbers have changed; returns it as it ended.
+
+    Raises:
+        RunNotFound: if there is none of that id.
+    """
+    run = runtime.store.runs.get(run_id)
+    on_change(run)
+    while run.status is RunStatus.RUNNING:
+        time.sleep(every.total_seconds())
+        before, run = run, runtime.store.runs.get(run_id)
+        if (run.status, run.counts) != (before.status, before.counts):
+            on_change(run)
+    return run
+
+
+def _end_by(run: Run) -> None:
+    """Ends the command by whether everybody is accounted for."""
+    if run.counts.unaccounted or run.counts.open:
+        raise typer.Exit(1)
+
+
+def _check_task(runtime: "Runtime", task_id: str) -> None:
+    """Sees whether a task of which nothing is kept is known at all.
+
+    Raises:
+        TaskNotFound: if it is neither in force nor declared here.
+    """
+    if task_id not in runtime.store.planning.definitions():
+        runtime.registry.current.get(task_id)
+
+
+def _outline(run: Run) -> dict[str, Any]:
+    counts = run.counts
+    return {
+        "run_id": run.id,
+        "task_id": run.task_id,
+        "kind": run.kind,
+        "status": run.status,
+        "reason": run.reason,
+        "nominal_at": run.nominal_at,
+        "claimed_at": run.claimed_at,
+        "deadline_at": run.deadline_at,
+        "ended_at": run.ended_at,
+        "expected": counts.expected,
+        **{state: getattr(counts, state) for state in STATES},
+        "skipped_by_reason": counts.skipped_by_reason,
+        "open": counts.open,
+        "unaccounted": counts.unaccounted,
+        "retries": counts.retries,
+    }
+
+
+def _document(run: Run) -> dict[str, Any]:
+    return {
+        **_outline(run),
+        "fanned_out": run.fanned_out,
+        "shares": [
+            {
+                "cohort": share.cohort,
+                "start_at": share.start_at,
+                "spread": share.spread,
+                "deadline_at": share.deadline_at,
+                "cursor": share.cursor,
+                "reached_percent": _percent(share),
+                "done": share.done,
+            }
+            for share in run.shares
+        ],
+    }
+
+
+def _percent(share: Share) -> float:
+    return 100.0 if share.done else round((share.cursor + 1) / PLACES * 100, 1)
+
+
+def _who(share: Share) -> str:
+    if share.cohort == ASKED:
+        return "users who were named"
+    zone, _, interval = share.cohort.partition("|")
+    where = "in all time zones" if zone == "*" else f"in {zone}"
+    return f"users {where}" if interval == "default" else f"users {where} with {interval}"
+
+
+def _status(run: Run) -> str:
+    return f"{run.status.value} ({run.reason})" if run.reason else run.status.value
+
+
+def _sentence(run: Run) -> str:
+    counts = run.counts
+    told = [f"{shown(getattr(counts, state))} {state}" for state in STATES if getattr(counts, state)]
+    told += [f"{shown(counts.open)} open"] if counts.open else []
+    told += [f"{shown(counts.retries)} retries"] if counts.retries else []
+    told += [f"{shown(counts.unaccounted)} UNACCOUNTED"] if counts.unaccounted else []
+    return (
+        f"{run.id}: {run.status.value}, {shown(counts.expected)} expected: {', '.join(told) or 'none ended'}"
+    )
+
+
+def _ledger(run: Run) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """The heads and rows of a table of the counts, which add up."""
+    counts = run.counts
+    rows: list[tuple[object, ...]] = [("expected", counts.expected)]
+    for state in STATES:
+        rows.append((state, getattr(counts, state)))
+        if state == "skipped":
+            rows += [(f"  {reason}", count) for reason, count in sorted(counts.skipped_by_reason.items())]
+    rows += [("open", counts.open), ("unaccounted", counts.unaccounted), ("retries", counts.retries)]
+    return (run.id, _status(run)), rows
+
+
+def _show_for_people(run: Run) -> None:
+    counts = run.counts
+    print_table(
+        ("", ""),
+        [
+            ("run", run.id),
+            ("task", run.task_id),
+            ("kind", run.kind.value),
+            ("status", _status(run)),
+            ("due", shown(run.nominal_at)),
+            ("claimed", shown(run.claimed_at)),
+            ("deadline", shown(run.deadline_at)),
+            ("ended", shown(run.ended_at)),
+        ],
+    )
+    say("")
+    print_table(*_ledger(run))
+    sum_of = " + ".join(shown(n) for n in (*(getattr(counts, state) for state in STATES), counts.open))
+    holds = "everybody is accounted for" if not counts.unaccounted else "NOT everybody is accounted for"
+    say(f"\n{shown(counts.expected)} expected, {sum_of} = {shown(counts.ended + counts.open)}: {holds}")
+    if run.shares:
+        say("")
+        print_table(
+            ("share", "starts", "spread over", "deadline", "fanned out"),
+            [
+                (
+                    _who(share),
+                    share.start_at,
+                    format_duration(share.spread),
+                    share.deadline_at,
+                    f"{_percent(share):g} %",
+                )
+                for share in run.shares
+            ],
+        )
+
+
+def _result_row(result: JobResult) -> tuple[object, ...]:
+    error = result.error
+    return (
+        result.ended_at,
+        result.user_id,
+        result.status.value,
+        error.code if error else result.reason,
+        None if result.http_status is None else str(result.http_status),
+        result.attempts,
+        format_duration(result.duration),
+        error.message if error else None,
+    )

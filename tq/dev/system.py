@@ -1,0 +1,138 @@
+"""A Redis, workers, a scheduler and a demo endpoint, started together and stopped together."""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tq.errors import TaskQueueError
+from tq.redis_server import RedisServer
+from tq.services import scheduler_command, worker_command
+from tq.supervisor import Child, Supervisor
+
+FOLDER = Path(".tq-dev")
+NAMESPACE = "dev"
+ACTORS = "actors"
+# A fixed port where it is free, so that a second terminal finds the system between restarts.
+PORT = 6390
+ENDPOINT_PATIENCE = timedelta(seconds=15)
+STOP_TIMEOUT = timedelta(seconds=20)
+
+
+@dataclass(frozen=True)
+class DevSystem:
+    """What runs: where its Redis is, how commands reach it, and the demo endpoint's address."""
+
+    redis_url: str
+    environment: Mapping[str, str]
+    endpoint_url: str
+    supervisor: Supervisor
+
+    def endpoint_stats(self) -> dict[str, Any]:
+        """What the demo endpoint has seen."""
+        stats: dict[str, Any] = httpx.get(f"{self.endpoint_url}/stats").raise_for_status().json()
+        return stats
+
+    def reset_endpoint(self) -> None:
+        """Has the demo endpoint forget what it has seen."""
+        httpx.post(f"{self.endpoint_url}/reset").raise_for_status()
+
+
+@contextmanager
+def running_system(
+    *, folder: Path, tasks_file: Path | None, processes: int, threads: int, reload: bool
+) -> Iterator[DevSystem]:
+    """The system, from its start to its end. Redis keeps its data in the folder between starts.
+
+    Raises:
+        TaskQueueError: if a part cannot be started; the message names it and its log.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    (folder / "redis").mkdir(exist_ok=True)
+    announcement = folder / "endpoint.json"
+    announcement.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        redis = stack.enter_context(_redis(folder / "redis"))
+        endpoint = [sys.executable, "-m", "tq.dev.endpoint", "--announce", str(announcement)]
+        demo = Supervisor(
+            [Child("endpoint", endpoint, log=logs / "endpoint.log")], stop_timeout=timedelta(seconds=3)
+        )
+        stack.callback(demo.stop)
+        demo.start()
+        address = _announced(announcement, demo, logs / "endpoint.log")
+        environment = {
+            "TQ_REDIS_URL": redis.url,
+            "TQ_NAMESPACE": NAMESPACE,
+            "TQ_TASKS_FILE": str((tasks_file or _demo_tasks(folder)).resolve()),
+            "TQ_ALLOW_PRIVATE_ENDPOINTS": "true",
+            "DEMO_ENDPOINT": address,
+            "DEMO_TOKEN": secrets.token_hex(16),
+            "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
+        }
+        _write_environment(folder / "env", environment)
+        workers = Supervisor(
+            list(_children(environment, logs, processes=processes, threads=threads, reload=reload)),
+            stop_timeout=STOP_TIMEOUT,
+        )
+        stack.callback(workers.stop)
+        workers.start()
+        yield DevSystem(redis.url, environment, address, workers)
+
+
+@contextmanager
+def _redis(directory: Path) -> Iterator[RedisServer]:
+    server = RedisServer(directory, port=PORT)
+    try:
+        server.start()
+    except TaskQueueError:
+        server = RedisServer(directory)
+    with server:
+        yield server
+
+
+def _children(
+    environment: Mapping[str, str], logs: Path, *, processes: int, threads: int, reload: bool
+) -> Iterator[Child]:
+    worker = worker_command(
+        ACTORS, threads=threads, shutdown_timeout=STOP_TIMEOUT, watch="." if reload else None
+    )
+    for number in range(1, processes + 1):
+        name = f"worker-{number}"
+        yield Child(name, worker, env=environment, log=logs / f"{name}.log")
+    yield Child("scheduler", scheduler_command(ACTORS), env=environment, log=logs / "scheduler.log")
+
+
+def _demo_tasks(folder: Path) -> Path:
+    target = folder / "tasks.yaml"
+    if not target.exists():
+        shutil.copyfile(str(files("tq.dev") / "tasks.yaml"), target)
+    return target
+
+
+def _announced(announcement: Path, demo: Supervisor, log: Path) -> str:
+    deadline = time.monotonic() + ENDPOINT_PATIENCE.total_seconds()
+    while time.monotonic() < deadline:
+        if announcement.exists():
+            return f"http://127.0.0.1:{json.loads(announcement.read_text())['port']}"
+        demo.poll()
+        time.sleep(0.02)
+    raise TaskQueueError(f"the demo endpoint did not start in {ENDPOINT_PATIENCE.seconds} s; see {log}")
+
+
+def _write_environment(target: Path, environment: Mapping[str, str]) -> None:
+    """Writes what another terminal needs: `source .tq-dev/env`."""
+    lines = [f"export {name}={value}\n" for name, value in environment.items() if name != "LOG_FORMAT"]
+    target.touch(mode=0o600)
+    target.write_text("".join(lines))
