@@ -7,7 +7,7 @@
 - A message whose record could not be stored goes back to its queue instead of being acknowledged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -125,15 +125,30 @@ class Consumer(_RedisConsumer):
             super().nack(message)  # type: ignore[no-untyped-call] # likewise
         self._held.discard(message.options["redis_message_id"])
 
+    def close(self) -> None:
+        """Puts back what was fetched and not yet handed out; if Redis is away, a successor has it.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            if self.message_cache:
+                self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
+                self.message_cache = []
+
     def _reconcile(self) -> None:
         """Puts back what Redis counts as fetched by us and we have never seen."""
         key = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
         fetched = {member.decode() for member in self.broker.client.smembers(key)}
-        cached = {orjson.loads(body)["options"]["redis_message_id"] for body in self.message_cache if body}
-        unseen = fetched - cached - self._held
+        unseen = fetched - set(_redis_ids(self.message_cache)) - self._held
         if unseen:
             self.broker.do_requeue(self.queue_name, *sorted(unseen))
         self._to_reconcile = False
+
+
+def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
+    """The ids under which Redis keeps these messages; one that was deleted meanwhile has no body."""
+    return [orjson.loads(body)["options"]["redis_message_id"] for body in bodies if body]
 
 
 @contextmanager

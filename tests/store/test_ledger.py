@@ -90,7 +90,7 @@ def one_job(store: Store) -> Envelope:
 
 def test_a_step_puts_jobs_into_queue_open_set_and_ledger_and_moves_the_cursor(store: Store) -> None:
     run_id = running(store, names(50), parameters={"a": 1})
-    wake_at = NOW + timedelta(seconds=17)
+    wake_at = NOW + timedelta(seconds=3)
     step = replace(next_step(store, run_id, size=20), wake_at=wake_at)
 
     added = store.ledger.fan_out(run_id, step, Priority.HIGH)
@@ -105,6 +105,10 @@ def test_a_step_puts_jobs_into_queue_open_set_and_ledger_and_moves_the_cursor(st
     assert state_of(store, run_id, users[0]) == f'1|0|{to_ms(run.nominal_at)}|{{"a":1}}'
     assert run.counts == RunCounts(expected=len(users), open=len(users))
     assert (run.shares[0].cursor, run.fanned_out) == (step.reached, False)
+    assert agenda_entries(store) == {f"d|{run_id}": to_ms(wake_at)}
+
+    later = replace(next_step(store, run_id, size=20), wake_at=wake_at + timedelta(seconds=9))
+    store.ledger.fan_out(run_id, later, Priority.HIGH)
     assert agenda_entries(store) == {f"d|{run_id}": to_ms(wake_at)}
 
 

@@ -7,7 +7,6 @@ then the message goes back, to be carried out again under the same key.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import TypeVar
 
 from loguru import logger
@@ -32,6 +31,7 @@ from tq.store.preferences import Disable
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 LONGEST_MESSAGE = 300
+GONE_REASON = "the endpoint answered 410 Gone"
 
 T = TypeVar("T")
 
@@ -54,22 +54,23 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
                 code=ErrorCode.EXPIRED, message="the deadline passed before the attempt could begin"
             )
             ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
+            is_gone = False
         case Verdict.GO:
-            ending = _attempt(runtime, envelope, permission)
+            ending, is_gone = _attempt(runtime, envelope, permission)
     recorded = _until_stored(runtime, lambda: ledger.finish([ending])[0])
-    if recorded and isinstance(ending, End) and ending.result.http_status == HTTPStatus.GONE:
-        gone = Disable(envelope.user_id, envelope.task_id, reason="the endpoint answered 410 Gone")
-        _until_stored(runtime, lambda: runtime.store.preferences.apply([gone]))
+    if recorded and is_gone:
+        off = Disable(envelope.user_id, envelope.task_id, reason=GONE_REASON)
+        _until_stored(runtime, lambda: runtime.store.preferences.apply([off]))
     _log(ending, recorded=recorded)
 
 
-def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> End | Retry:
-    """Carries the job out, and decides what follows."""
+def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tuple[End | Retry, bool]:
+    """Carries the job out, and decides what follows; also whether the user wants no more of this task."""
     try:
         task = runtime.definitions.get(envelope.definition)
     except TaskNotFound as unknown:
         lacking = ErrorDetail(code=ErrorCode.UNKNOWN_TASK, message=str(unknown))
-        return _end(envelope, JobStatus.FAILED, permission.now, lacking)
+        return _end(envelope, JobStatus.FAILED, permission.now, lacking), False
     watch = Stopwatch()
     result = _carry_out(runtime, envelope.open_for(task, deadline_at=permission.deadline_at))
     now = permission.now + watch.elapsed
@@ -84,9 +85,10 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> En
     )
     match verdict:
         case Again(delay, spent, _):
-            return Retry(envelope, delay, spent, task.priority)
+            return Retry(envelope, delay, spent, task.priority), False
         case Ended(status, error):
-            return _end(envelope, status, now, error, started_at=permission.now, called=result)
+            end = _end(envelope, status, now, error, started_at=permission.now, called=result)
+            return end, result.outcome is Outcome.GONE
 
 
 def _carry_out(runtime: Runtime, job: Job) -> ExecutionResult:

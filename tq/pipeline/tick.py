@@ -62,9 +62,10 @@ def tick(runtime: Runtime) -> list[RunId]:
             else:
                 for due in dues:
                     planning.move_on(due, None)
-        if len(look.due) < DUE_BATCH:
+        before, look = look, planning.look()
+        # What another scheduler is at work on stays as it is; there is no use in looking at it again.
+        if len(before.due) < DUE_BATCH or look.due == before.due:
             break
-        look = planning.look()
     logger.debug("ticked", due=len(look.due), runs=len(claimed))
     return claimed
 

@@ -25,7 +25,8 @@ local expired = tonumber(ARGV[8])
 if expired > 0 then count(run, 'expired', '', expired) end
 count(run, 'expected', '', sent + expired)
 redis.call('HSET', shares_key, share .. ':cursor', cursor, share .. ':done', ARGV[6])
-redis.call('ZADD', K.agenda(), 'XX', ARGV[7], 'd|' .. run)
+-- The earliest wish counts: one share may be waiting for room and another for its next slot.
+redis.call('ZADD', K.agenda(), 'XX', 'LT', ARGV[7], 'd|' .. run)
 if ARGV[6] == '1' and redis.call('HINCRBY', run_key, 'undone', -1) == 0 then
   redis.call('ZREM', K.agenda(), 'd|' .. run)
   redis.call('HDEL', K.agenda_messages(), 'd|' .. run)

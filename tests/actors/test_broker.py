@@ -1,0 +1,165 @@
+"""What the broker adds to Dramatiq's: nothing that was fetched is lost, whoever dies or loses its connection."""
+
+from collections.abc import Iterator
+
+import dramatiq
+import pytest
+
+from actors.broker import DEAD_AFTER_MS, Broker, Consumer
+from actors.encoding import EXECUTE, MessageEncoder
+from actors.transport import DramatiqTransport
+from tq.errors import StoreUnavailable
+from tq.models import Priority
+from tq.settings import Settings
+from tq.testing import make_envelope
+
+QUEUE = Priority.NORMAL.value
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[Broker]:
+    """A broker with one queue."""
+    made = Broker(settings, [])
+    made.declare_queue(QUEUE)
+    yield made
+    made.client.close()
+
+
+def enqueue(broker: Broker, settings: Settings, *users: str) -> None:
+    """Puts a job message per user into the queue, as the store does."""
+    transport = DramatiqTransport(settings)
+    for user in users:
+        message = transport.job_message(make_envelope(user), Priority.NORMAL)
+        broker.client.hset(f"{broker.namespace}:{QUEUE}.msgs", message.id, message.body)
+        broker.client.rpush(f"{broker.namespace}:{QUEUE}", message.id)
+
+
+def consume(broker: Broker, *, prefetch: int = 10) -> Consumer:
+    return broker.consume(QUEUE, prefetch=prefetch, timeout=1)
+
+
+def users_of(consumer: Consumer) -> list[str]:
+    """Everybody whose message the consumer hands out now."""
+    found = []
+    while (message := next(consumer)) is not None:
+        found.append(message.args[0].user_id)
+    return found
+
+
+def waiting(broker: Broker) -> int:
+    return int(broker.client.llen(f"{broker.namespace}:{QUEUE}"))
+
+
+def test_a_message_that_the_store_wrote_is_what_a_consumer_reads(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+
+    message = next(consume(broker))
+
+    assert message is not None
+    assert message.actor_name == EXECUTE
+    assert message.args[0].to_wire() == make_envelope("ada").to_wire()
+
+
+def test_a_jobs_message_prints_as_its_id_alone(settings: Settings) -> None:
+    envelope = make_envelope("ada", parameters='{"word":"secret"}')
+    body = DramatiqTransport(settings).job_message(envelope, Priority.NORMAL).body
+
+    message = dramatiq.Message.decode(body)
+
+    assert str(message) == f"execute({envelope.job_id})"
+    assert "secret" not in repr(message)
+    assert MessageEncoder().encode(message.asdict()) == body
+
+
+def test_an_acknowledged_message_leaves_nothing_behind(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+
+    consumer.ack(message)
+
+    assert [key for key in broker.client.keys(f"{broker.namespace}:*") if b"heartbeats" not in key] == []
+
+
+def test_a_message_whose_record_could_not_be_stored_goes_back(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+    message.stuff_exception(StoreUnavailable("away"))
+
+    consumer.ack(message)
+
+    assert waiting(broker) == 1
+
+
+def test_what_a_closed_consumer_had_not_handed_out_goes_back(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd")
+    consumer = consume(broker)
+    next(consumer)
+
+    consumer.close()
+
+    assert waiting(broker) == 2
+
+
+def test_a_consumer_takes_over_what_its_predecessor_had_fetched(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd")
+    first = consume(broker)
+    handed_out = next(first)
+    assert handed_out is not None
+
+    second = consume(broker)
+
+    assert users_of(second) == ["bob", "cyd"]
+    second.ack(handed_out)
+    assert broker.client.hlen(f"{broker.namespace}:{QUEUE}.msgs") == 2
+
+
+def test_what_was_fetched_by_a_command_whose_answer_never_came_goes_back(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob")
+    first = consume(broker, prefetch=1)
+    in_hand = next(first)
+    assert in_hand is not None
+    broker.do_fetch(QUEUE, 1)  # its answer is lost
+
+    second = consume(broker)
+
+    assert users_of(second) == ["bob"]
+    second.ack(in_hand)
+
+
+def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob")
+    dead, live = Broker(settings, []), Broker(settings, [])
+    next(consume(dead, prefetch=1))
+    next(consume(live, prefetch=1))
+    heartbeats = f"{broker.namespace}:__heartbeats__"
+    broker.client.zincrby(heartbeats, -DEAD_AFTER_MS - 1000, dead.broker_id)
+
+    recovered = broker.recover()
+
+    assert recovered == 1
+    assert waiting(broker) == 1
+    assert broker.recover() == 0
+    assert broker.client.zscore(heartbeats, dead.broker_id) is None
+
+
+def test_no_message_is_delayed_by_the_broker(broker: Broker) -> None:
+    @dramatiq.actor(broker=broker, actor_name="idle", queue_name=QUEUE)
+    def _idle() -> None: ...
+
+    with pytest.raises(ValueError, match="agenda"):
+        _idle.send_with_options(delay=1000)
+
+    assert broker.get_declared_delay_queues() == set()
+
+
+def test_a_message_that_cannot_be_read_is_an_error_of_its_own() -> None:
+    with pytest.raises(dramatiq.DecodeError):
+        dramatiq.Message.decode(b'{"actor_name": "execute", "args": [[1, 2]]}')

@@ -1,0 +1,6 @@
+"""The task over which processes race."""
+
+from tq.models import Interval
+from tq.testing import make_task
+
+TASK = make_task("race", interval=Interval.minutely(), window=0)

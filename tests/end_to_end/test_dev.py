@@ -1,0 +1,87 @@
+"""`tq dev`: everything on this machine, from an empty folder to finished jobs, and nothing left behind."""
+
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import orjson
+
+from tests.waiting import eventually
+
+TQ = Path(sys.executable).with_name("tq")
+KEYS = [
+    "run_id",
+    "expected",
+    "success",
+    "failed",
+    "expired",
+    "cancelled",
+    "skipped",
+    "unaccounted",
+    "duplicates",
+    "seconds",
+    "jobs_per_second",
+]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The commands of all processes whose working directory is the folder or below it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cwd").resolve().is_relative_to(folder):
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+    return found
+
+
+def test_once_ends_with_the_ledger_of_the_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [TQ, "dev", "--users", "2000", "--once", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    figures = orjson.loads(done.stdout.splitlines()[-1])
+    assert list(figures) == KEYS
+    ended = sum(figures[state] for state in ("success", "failed", "expired", "cancelled", "skipped"))
+    assert figures["expected"] == ended == 2000
+    assert figures["unaccounted"] == figures["duplicates"] == 0
+    assert figures["failed"] > 0
+    assert processes_of(tmp_path) == []
+
+
+def test_it_shows_the_run_until_it_is_interrupted_and_keeps_its_data(tmp_path: Path) -> None:
+    codes, runs_seen = [], []
+    for number in (1, 2):
+        output = tmp_path / f"output-{number}"
+        with output.open("wb") as log:
+            process = subprocess.Popen([TQ, "dev", "--users", "50"], cwd=tmp_path, stdout=log, stderr=log)
+        eventually(partial(_says, output, " 0 open"))
+        listed = subprocess.run(
+            ["bash", "-c", f"source .tq-dev/env && {TQ} runs list --task email_digest --json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        runs_seen.append(len([run for run in orjson.loads(listed.stdout) if run["kind"] == "manual"]))
+        process.send_signal(signal.SIGINT)
+        codes.append(process.wait(timeout=40))
+
+    assert codes == [0, 0]
+    assert runs_seen == [1, 2]
+    assert processes_of(tmp_path) == []
+
+
+def _says(output: Path, text: str) -> bool:
+    return text in output.read_text()
