@@ -1,6 +1,14 @@
 """The command `tq`. Importing the modules below gives the app its commands, in the order of `tq --help`."""
 
-from tq.cli import dev, services, tasks, users, runs, settings  # noqa: F401, I001 - imported for their commands
+# isort: off
+import tq.cli.dev
+import tq.cli.services
+import tq.cli.tasks
+import tq.cli.users
+import tq.cli.runs
+import tq.cli.settings  # noqa: F401 - like those above, imported for its commands
+
+# isort: on
 from tq.cli.app import main
 
 __all__ = ["main"]

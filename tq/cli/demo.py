@@ -22,10 +22,13 @@ from tq.errors import StoreUnavailable, TaskQueueError
 from tq.models import Run, RunId, RunStatus, TaskId
 from tq.pipeline import start_run
 from tq.runtime import Runtime
-from tq.settings import Settings
+from tq.settings import Settings, load_settings
+from tq.telemetry import configure_logs
 
 REFRESH_S = 0.25
 SPOKEN_EVERY = timedelta(seconds=5)
+RUNS_SHOWN = 8
+SHOWN = ("expected", "success", "failed", "open", "retries", "expired", "skipped")
 console = Console(stderr=True)
 
 
@@ -41,6 +44,7 @@ def run_demo(
     folder: Path,
 ) -> None:
     """Run everything here: Redis, workers, scheduler, a demo endpoint, and a run of many users."""
+    configure_logs(load_settings().model_copy(update={"log_level": "WARNING"}), component="dev")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     with running_system(
         folder=folder, tasks_file=tasks, processes=processes, threads=threads, reload=not once
@@ -115,31 +119,22 @@ def _patiently(runtime: Runtime, run_id: RunId) -> Run:
 
 
 def _picture(runtime: Runtime, run: Run) -> Group:
-    counts = run.counts
-    bar = ProgressBar(
-        total=max(1, runtime.store.preferences.count(run.task_id)), completed=counts.ended, width=60
+    enabled = runtime.store.preferences.count(run.task_id)
+    progress = Table.grid(padding=(0, 2))
+    progress.add_row(
+        ProgressBar(total=max(1, enabled), completed=run.counts.ended, width=50),
+        f"{run.counts.ended:,} of {enabled:,} jobs of {run.task_id} have ended",
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("run", "status", "expected", "success", "failed", "open", "retries", "expired", "skipped"):
-        table.add_column(name)
-    for one in [run, *(other for other in runtime.store.runs.latest(limit=6) if other.id != run.id)]:
-        table.add_row(
-            one.id,
-            one.status.value,
-            *(
-                str(n)
-                for n in (
-                    one.counts.expected,
-                    one.counts.success,
-                    one.counts.failed,
-                    one.counts.open,
-                    one.counts.retries,
-                    one.counts.expired,
-                    one.counts.skipped,
-                )
-            ),
-        )
-    return Group(bar, table)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("run")
+    table.add_column("status")
+    for name in SHOWN:
+        table.add_column(name, justify="right")
+    latest = runtime.store.runs.latest(limit=RUNS_SHOWN)
+    for one in [run, *(other for other in latest if other.id != run.id)]:
+        table.add_row(one.id, one.status.value, *(f"{getattr(one.counts, name):,}" for name in SHOWN))
+    hint = "Ctrl-C stops everything; data is kept" if run.status is not RunStatus.RUNNING else ""
+    return Group(progress, "", table, "", hint)
 
 
 def _sentence(run: Run) -> str:
