@@ -1,6 +1,7 @@
 """The main job on real parts: `periodiq actors`, `dramatiq actors`, Redis, HTTP."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import orjson
 
@@ -174,3 +175,24 @@ def _ended(runtime: Runtime) -> list[Run]:
         return ended_runs(runtime)
     except StoreUnavailable:
         return []
+
+
+def test_a_python_task_is_carried_out_by_a_worker(system: System, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    (tmp_path / "my_tasks.py").write_text(
+        "from pathlib import Path\n"
+        "from tq import Interval, Job, task\n"
+        "@task('note', interval=Interval.hourly(), retries=2, retry_delay='1s')\n"
+        "async def note(job: Job) -> None:\n"
+        "    if job.attempt == 1:\n"
+        "        raise RuntimeError('not yet')\n"
+        f"    Path({str(written)!r}).write_text(f'{{job.user_id}} {{job.attempt}} {{job.parameters}}')\n"
+    )
+    system.environment |= {"TQ_TASK_MODULES": "my_tasks", "PYTHONPATH": str(tmp_path)}
+    system.start_worker()
+
+    system.run("users", "enable", "ada", "note", "--param", "colour=blue")
+    done = system.run("trigger", "note", "--wait", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert written.read_text() == "ada 2 {'colour': 'blue'}"
