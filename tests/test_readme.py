@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from tq.cli.app import app
 from tq.models import TaskConfig, TaskType, UserId, format_duration
@@ -75,6 +76,14 @@ def test_every_key_of_a_task_is_told() -> None:
     keys |= {f"config.{name}" for name in TaskConfig.model_fields}
 
     assert set(rows("Task definitions")) >= keys
+
+
+def test_the_services_of_the_compose_file_are_commands_that_there_are() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    started = {service["command"] for name, service in services.items() if name != "redis"}
+
+    assert {" ".join(command.split()[:2]) for command in started} <= set(COMMANDS)
+    assert started == {"tq worker --shutdown-timeout 50s", "tq scheduler"}
 
 
 def test_the_first_task_of_ones_own_is_a_valid_one(tmp_path: Path) -> None:

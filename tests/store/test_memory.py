@@ -1,0 +1,36 @@
+"""What users cost in Redis' memory, which leaves of at most 128 entries keep compact."""
+
+from pathlib import Path
+
+from tests.store import ListTransport
+from tq.models import TaskId, UserId
+from tq.redis_server import RedisServer
+from tq.settings import Settings
+from tq.store import Store
+from tq.store.preferences import Enable
+
+USERS = 30_000
+FIRST_TASK_BYTES = 200
+FURTHER_TASK_BYTES = 80
+
+
+def used_memory(store: Store) -> int:
+    return int(store.connection.call("INFO", "memory")["used_memory"])
+
+
+def test_a_user_takes_at_most_200_bytes_with_one_task_and_80_for_each_further_one(tmp_path: Path) -> None:
+    # Ids of 36 characters, both directions counted.
+    users = [UserId(f"user-{number:031}") for number in range(USERS)]
+    with RedisServer(tmp_path, persist=False) as server:
+        store = Store(Settings(redis_url=server.url), ListTransport("memory"))
+        store.preferences.apply([Enable(users[0], TaskId("warm_up"))])
+        before = used_memory(store)
+
+        store.preferences.apply([Enable(user, TaskId("email_digest")) for user in users])
+        with_one = used_memory(store)
+        store.preferences.apply([Enable(user, TaskId("hourly_sync")) for user in users])
+        with_two = used_memory(store)
+        store.close()
+
+    assert (with_one - before) / USERS <= FIRST_TASK_BYTES
+    assert (with_two - with_one) / USERS <= FURTHER_TASK_BYTES
