@@ -212,17 +212,18 @@ def test_a_user_with_an_interval_of_their_own_is_served_by_it_alone(begin: Begin
 
 
 def test_a_new_interval_holds_for_occurrences_after_the_change(begin: Begin) -> None:
-    journey = begin(make_task(window="30m"), at="2026-11-24T08:59")
+    # The same run has a share of half an hour, in which ada is served, and one of half a day.
+    journey = begin(make_task(window="50%"), at="2026-11-24T08:59")
     journey.enable("ada", "email_digest", interval=Interval.hourly())
+    journey.enable("bob", "email_digest")
     journey.until("2026-11-24T09:31")
-    journey.until("2026-11-24T09:59")
-    before = len(journey.executor.jobs)
+    before = list(journey.executor.users)
 
     journey.enable("ada", "email_digest", interval=None)
-    journey.until("2026-11-24T23:59")
+    journey.until("2026-11-24T22:00")
 
-    assert before == 1
-    assert len(journey.executor.jobs) == 1
+    assert before.count("ada") == 1
+    assert sorted(journey.executor.users) == ["ada", "bob"]
 
 
 def test_a_traveller_is_served_once_per_local_date(begin: Begin) -> None:
