@@ -32,9 +32,12 @@ def test_a_user_is_served_at_the_same_second_every_day(begin: Begin) -> None:
 
     journey.until("2026-11-26T10:00")
 
-    offsets = {job.execute_after - job.scheduled_at for job in journey.executor.jobs}
     assert len(journey.executor.jobs) == 3
-    assert len(offsets) == 1
+    assert {job.execute_after - job.scheduled_at for job in journey.executor.jobs} == {
+        timedelta(minutes=9, seconds=30)
+    }
+    started = [result.started_at for result in journey.results("ada", "email_digest")]
+    assert started == [job.execute_after for job in reversed(journey.executor.jobs)]
 
 
 def test_a_window_spreads_the_users_over_its_slots(begin: Begin) -> None:
