@@ -12,6 +12,11 @@ START_PERIODIQ = (
 )
 
 
+# Dramatiq's own pattern, `**.py`, matches nothing with watchdog 7.
+SOURCES = "**/*.py"
+INSTALLED = "**/.venv/**"
+
+
 def worker_command(
     actors: str,
     *,
@@ -26,7 +31,7 @@ def worker_command(
     if queues:
         command += ["--queues", *queues]
     if watch is not None:
-        command += ["--watch", watch]
+        command += ["--watch", watch, "--watch-include", SOURCES, "--watch-exclude", INSTALLED]
     return command
 
 

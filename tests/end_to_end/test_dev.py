@@ -11,6 +11,7 @@ import orjson
 from tests.waiting import eventually
 
 TQ = Path(sys.executable).with_name("tq")
+READY = "Worker process is ready for action"
 KEYS = [
     "run_id",
     "expected",
@@ -80,6 +81,21 @@ def test_it_shows_the_run_until_it_is_interrupted_and_keeps_its_data(tmp_path: P
 
     assert codes == [0, 0]
     assert runs_seen == [1, 2]
+    assert processes_of(tmp_path) == []
+
+
+def test_workers_start_anew_when_code_changes(tmp_path: Path) -> None:
+    log = tmp_path / ".tq-dev" / "logs" / "worker-1.log"
+    process = subprocess.Popen(
+        [TQ, "dev", "--users", "5"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    eventually(lambda: log.exists() and log.read_text().count(READY) == 1)
+
+    (tmp_path / "my_tasks.py").write_text("# edited")
+
+    eventually(lambda: log.read_text().count(READY) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
     assert processes_of(tmp_path) == []
 
 

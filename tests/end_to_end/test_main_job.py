@@ -196,3 +196,46 @@ def test_a_python_task_is_carried_out_by_a_worker(system: System, tmp_path: Path
 
     assert done.returncode == 0, done.stderr
     assert written.read_text() == "ada 2 {'colour': 'blue'}"
+
+
+def test_a_worker_that_is_asked_to_end_finishes_what_it_has_begun_and_loses_nothing(system: System) -> None:
+    users = [f"user-{number}" for number in range(40)]
+    enable(system, *users)
+    runtime = system.open_runtime()
+    system.endpoint.hold()
+    worker = system.start("worker", [str(BIN / "tq"), "worker", "--processes", "1", "--threads", "4"])
+    system.run("trigger", "digest", "--json")
+    eventually(lambda: len(system.endpoint.seen) == 4, why=system.log_text())
+
+    worker.terminate()
+    eventually(lambda: "Shutting down" in system.log_text())
+    system.endpoint.let_go()
+
+    assert worker.wait(timeout=40) == 0
+    begun = len(system.endpoint.seen)
+    [run] = runtime.store.runs.latest()
+    assert begun < len(users)
+    assert run.counts.success == begun
+    system.start_worker("heir")
+    eventually(lambda: bool(ended_runs(runtime)), why=system.log_text())
+    assert sorted(call.user for call in system.endpoint.seen) == sorted(users)
+
+
+def test_a_task_that_is_edited_or_broken_while_all_runs_is_taken_or_left(system: System) -> None:
+    runtime = system.open_runtime()
+    system.start_worker()
+    system.run("users", "enable", "ada", "digest")
+    tasks = system.settings.tasks_file
+    good = tasks.read_text()
+
+    tasks.write_text(good + "\n    retires: 2\n")
+    eventually(lambda: "task definitions not reloaded" in system.log_text(), why=system.log_text())
+    refused = system.run("trigger", "digest", "--wait", "--json")
+    tasks.write_text(good.replace("/digest/", "/edited/"))
+    done = system.run("trigger", "digest", "--wait", "--json")
+
+    assert refused.returncode == 2
+    assert "did you mean retries?" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    assert [call.path.split("?")[0] for call in system.endpoint.seen] == ["/edited/ada"]
+    assert len(ended_runs(runtime)) == 1
