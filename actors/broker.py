@@ -18,6 +18,7 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.stub import StubBroker
+from loguru import logger
 
 from actors.transport import broker_namespace
 from tq.errors import StoreError
@@ -104,7 +105,11 @@ class Consumer(_RedisConsumer):
         with _closing_on_loss():
             if self._to_reconcile:
                 self._reconcile()
-            message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # likewise
+            try:
+                message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # likewise
+            except dramatiq.DecodeError as error:
+                self._put_away(error)
+                return None
         if message is not None:
             self._held.add(message.options["redis_message_id"])
         return message
@@ -135,6 +140,18 @@ class Consumer(_RedisConsumer):
             if self.message_cache:
                 self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
                 self.message_cache = []
+
+    def _put_away(self, unreadable: dramatiq.DecodeError) -> None:
+        """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
+        try:
+            [message_id] = _redis_ids([unreadable.data])
+        except (KeyError, TypeError, ValueError):
+            logger.error("message cannot be read, and has no id", queue=self.queue_name)
+            return
+        self.broker.do_nack(self.queue_name, message_id)
+        logger.error(
+            "message cannot be read; moved to the dead letters", queue=self.queue_name, message_id=message_id
+        )
 
     def _reconcile(self) -> None:
         """Puts back what Redis counts as fetched by us and we have never seen."""

@@ -4,9 +4,12 @@ A loop of half a second in one thread. Redis away is not an error here: the loop
 says so once.
 """
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Protocol, runtime_checkable
 
 import dramatiq
 import redis
@@ -21,17 +24,27 @@ RELEASE_EVERY_S = 0.5
 LOOK_EVERY = timedelta(seconds=3)
 
 
+@runtime_checkable
+class Recovering(Protocol):
+    """A broker that can put back what dead processes had fetched."""
+
+    def recover(self) -> int:
+        """Puts it back; returns how many messages that were."""
+        ...
+
+
 class Upkeep(dramatiq.Middleware):
     """Runs the loop from the worker's boot to its end."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._thread: threading.Thread | None = None
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
 
     def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         """Starts the loop."""
         self._runtime.stopping.clear()
+        self._warm_up()
         self._thread = threading.Thread(target=self._loop, args=(broker,), name="upkeep", daemon=True)
         self._thread.start()
 
@@ -45,20 +58,32 @@ class Upkeep(dramatiq.Middleware):
             self._thread.join(timeout=5)
         self._runtime.close()
 
+    def _warm_up(self) -> None:
+        """Opens what the first job would have to wait for, once, before threads could open it twice."""
+        _ = self._runtime.executors, self._runtime.definitions
+
     def _loop(self, broker: dramatiq.Broker) -> None:
+        try:
+            self._keep_up(broker)
+        finally:
+            if not self._runtime.stopping.is_set():
+                # Without the loop nothing that is due later would ever come: better a new process.
+                logger.critical("upkeep ended unexpectedly; the process ends, to be started anew")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _keep_up(self, broker: dramatiq.Broker) -> None:
         since_look = Stopwatch()
         self._look(broker)
         while not self._runtime.stopping.wait(RELEASE_EVERY_S):
             if since_look.elapsed >= LOOK_EVERY:
                 since_look = Stopwatch()
                 self._look(broker)
-            self._guarded(self._release)
+            self._guarded("agenda", self._release)
 
     def _look(self, broker: dramatiq.Broker) -> None:
-        self._guarded(self._refresh)
-        recover = getattr(broker, "recover", None)
-        if recover is not None:
-            self._guarded(lambda: self._recover(recover))
+        self._guarded("definitions", self._refresh)
+        if isinstance(broker, Recovering):
+            self._guarded("recovery", lambda: self._recover(broker))
 
     def _refresh(self) -> None:
         self._runtime.registry.refresh()
@@ -67,19 +92,19 @@ class Upkeep(dramatiq.Middleware):
         self._runtime.store.agenda.release_due()
 
     @staticmethod
-    def _recover(recover: Callable[[], int]) -> None:
-        recovered = recover()
+    def _recover(broker: "Recovering") -> None:
+        recovered = broker.recover()
         if recovered:
             logger.warning("messages of dead processes put back", messages=recovered)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, name: str, step: Callable[[], None]) -> None:
+        """Takes a step; trouble that lasts is told once, and its end."""
         try:
             step()
         except (StoreError, InvalidDefinition, redis.RedisError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                logger.error("upkeep failed, trying again", reason=self._trouble)
+            if self._troubles.get(name) != str(error):
+                self._troubles[name] = str(error)
+                logger.error("upkeep failed, trying again", step=name, reason=str(error))
         else:
-            if step == self._release and self._trouble:
-                self._trouble = ""
-                logger.info("upkeep works again")
+            if self._troubles.pop(name, None) is not None:
+                logger.info("upkeep works again", step=name)

@@ -163,3 +163,20 @@ def test_no_message_is_delayed_by_the_broker(broker: Broker) -> None:
 def test_a_message_that_cannot_be_read_is_an_error_of_its_own() -> None:
     with pytest.raises(dramatiq.DecodeError):
         dramatiq.Message.decode(b'{"actor_name": "execute", "args": [[1, 2]]}')
+
+
+def test_a_message_that_nobody_can_read_goes_to_the_dead_letters_and_the_next_is_served(
+    broker: Broker, settings: Settings
+) -> None:
+    body = b'{"actor_name": "execute", "args": [["of", "tomorrow"]], "options": {"redis_message_id": "odd"}}'
+    broker.client.hset(f"{broker.namespace}:{QUEUE}.msgs", "odd", body)
+    broker.client.rpush(f"{broker.namespace}:{QUEUE}", "odd")
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+
+    unreadable, readable = next(consumer), next(consumer)
+
+    assert unreadable is None
+    assert readable is not None
+    assert readable.args[0].user_id == "ada"
+    assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.XQ.msgs") == [b"odd"]
