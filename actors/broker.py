@@ -25,7 +25,7 @@ from tq.errors import StoreError
 from tq.settings import Settings
 from tq.store.connection import open_client
 
-# A live process shows itself at least once a second, when a consumer asks for messages.
+# A live process shows itself every three seconds, in its upkeep.
 DEAD_AFTER_MS = 15_000
 
 
@@ -34,7 +34,8 @@ class Broker(RedisBroker):
 
     def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware]) -> None:
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
-            client=open_client(settings.redis_url, decode_responses=False),
+            # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
+            client=open_client(settings.redis_url, decode_responses=False, retries=0),
             namespace=broker_namespace(settings.namespace),
             middleware=middleware,
             heartbeat_timeout=DEAD_AFTER_MS,
@@ -69,12 +70,13 @@ class Broker(RedisBroker):
         return super().enqueue(message)
 
     def recover(self) -> int:
-        """Puts back what dead processes had fetched; returns how many messages that were.
+        """Shows that this process lives, and puts back what dead ones had fetched; returns how many messages.
 
         Raises:
             redis.RedisError: if Redis did not do it.
         """
-        return int(self._recover(keys=[self.namespace], args=[DEAD_AFTER_MS, *sorted(self.queues)]))
+        arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]
+        return int(self._recover(keys=[self.namespace], args=arguments))
 
 
 class Consumer(_RedisConsumer):
@@ -170,10 +172,10 @@ def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
 
 @contextmanager
 def _closing_on_loss() -> Iterator[None]:
-    """Dramatiq takes a connection for lost by its own error only, and not when Redis does not answer in time."""
+    """Dramatiq tries again after its own error only; for any other of Redis', such as a full memory, it gives up."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except redis.RedisError as error:
         raise dramatiq.ConnectionClosed(error) from None
 
 

@@ -1,23 +1,40 @@
--- recover: put back into their queues what dead processes had fetched and not acknowledged.
--- A process is dead when its heartbeat is older than a limit; the keys are Dramatiq's.
--- KEYS[1] the broker's namespace   ARGV[1] the limit, ms   ARGV[2..] the queues
+-- recover: show that the caller lives, and put back into their queues what dead processes had fetched
+-- and not acknowledged.
+-- Who lives is noted by Redis' own time, in a set of ours: Dramatiq's heartbeats are by the clients'
+-- clocks, and stop while a process has all that it may fetch. A process that never came this far is
+-- dead when even Dramatiq has not heard of it for four times the limit.
+-- KEYS[1] the broker's namespace   ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3..] the queues
 -- Returns how many messages were put back.
 local ns = KEYS[1]
-local heartbeats = ns .. ':__heartbeats__'
+local heartbeats, alive = ns .. ':__heartbeats__', ns .. ':alive'
+local limit = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZADD', alive, now, ARGV[1])
+
+local function is_dead(process, heard)
+  local seen = redis.call('ZSCORE', alive, process)
+  if seen then return tonumber(seen) < now - limit end
+  return tonumber(heard) < now - 4 * limit
+end
+
 local recovered = 0
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', heartbeats, '-inf', now - tonumber(ARGV[1]))) do
-  for i = 2, #ARGV do
-    local acks, queue = ns .. ':__acks__.' .. dead .. '.' .. ARGV[i], ns .. ':' .. ARGV[i]
-    for _, id in ipairs(redis.call('SMEMBERS', acks)) do
-      if redis.call('HEXISTS', queue .. '.msgs', id) == 1 then
-        redis.call('LPUSH', queue, id)
-        recovered = recovered + 1
+local known = redis.call('ZRANGE', heartbeats, 0, -1, 'WITHSCORES')
+for k = 1, #known, 2 do
+  local process = known[k]
+  if is_dead(process, known[k + 1]) then
+    for i = 3, #ARGV do
+      local acks, queue = ns .. ':__acks__.' .. process .. '.' .. ARGV[i], ns .. ':' .. ARGV[i]
+      for _, id in ipairs(redis.call('SMEMBERS', acks)) do
+        if redis.call('HEXISTS', queue .. '.msgs', id) == 1 then
+          redis.call('LPUSH', queue, id)
+          recovered = recovered + 1
+        end
       end
+      redis.call('DEL', acks)
     end
-    redis.call('DEL', acks)
+    redis.call('ZREM', heartbeats, process)
+    redis.call('ZREM', alive, process)
   end
-  redis.call('ZREM', heartbeats, dead)
 end
 return recovered

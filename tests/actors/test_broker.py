@@ -137,17 +137,45 @@ def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
 ) -> None:
     enqueue(broker, settings, "ada", "bob")
     dead, live = Broker(settings, []), Broker(settings, [])
-    next(consume(dead, prefetch=1))
-    next(consume(live, prefetch=1))
-    heartbeats = f"{broker.namespace}:__heartbeats__"
-    broker.client.zincrby(heartbeats, -DEAD_AFTER_MS - 1000, dead.broker_id)
+    for process in (dead, live):
+        process.recover()
+        next(consume(process, prefetch=1))
+    alive = f"{broker.namespace}:alive"
+    broker.client.zincrby(alive, -DEAD_AFTER_MS - 1000, dead.broker_id)
 
     recovered = broker.recover()
 
     assert recovered == 1
     assert waiting(broker) == 1
     assert broker.recover() == 0
-    assert broker.client.zscore(heartbeats, dead.broker_id) is None
+    assert broker.client.zscore(alive, dead.broker_id) is None
+
+
+def test_a_live_process_is_not_taken_for_dead_whatever_its_clock_says(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada")
+    slow = Broker(settings, [])
+    slow.recover()
+    next(consume(slow, prefetch=1))
+    broker.client.zincrby(f"{broker.namespace}:__heartbeats__", -10 * DEAD_AFTER_MS, slow.broker_id)
+
+    assert broker.recover() == 0
+
+
+def test_what_redis_refuses_is_tried_again_and_not_given_up(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+    broker.client.set(f"{broker.namespace}:__heartbeats__", "in the way")
+
+    with pytest.raises(dramatiq.ConnectionClosed):
+        consumer.ack(message)
+    broker.client.delete(f"{broker.namespace}:__heartbeats__")
+    consumer.ack(message)
+
+    assert broker.client.hlen(f"{broker.namespace}:{QUEUE}.msgs") == 0
 
 
 def test_no_message_is_delayed_by_the_broker(broker: Broker) -> None:

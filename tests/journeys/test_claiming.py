@@ -265,3 +265,40 @@ def test_moving_house_in_mid_run_neither_loses_nor_doubles_anybody(begin: Begin)
     journey.until("2026-11-24T09:30")
 
     assert sorted(journey.executor.users) == sorted(users)
+
+
+def test_what_is_caught_up_on_is_carried_out_though_the_next_of_the_row_is_claimed_at_once(
+    begin: Begin,
+) -> None:
+    task = make_task(interval=Interval.hourly(), window="10m", missed="all", catchup_window="3h")
+    journey = begin(task, at="2026-11-24T05:30")
+    for number in range(20):
+        journey.enable(f"user-{number}", "email_digest")
+
+    journey.sleep_until("2026-11-24T10:30")
+    journey.tick()
+    journey.until("2026-11-24T10:55")
+
+    assert len(journey.executor.jobs) == 60
+
+
+def test_what_fell_due_before_an_edit_is_claimed_as_it_was_declared(begin: Begin) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:30")
+    journey.enable("ada", "email_digest")
+
+    journey.sleep_until("2026-11-24T09:05")
+    journey.edit([make_task(interval=Interval.daily(at="18:00"), window=0)])
+    journey.until("2026-11-24T18:30")
+
+    assert nominal_times(journey) == ["24 09:00", "24 18:00"]
+
+
+def test_a_task_that_cannot_be_reckoned_with_does_not_stop_the_others(begin: Begin) -> None:
+    night = make_task("night", interval=Interval.daily(at="09:00", timezone="user"), window=0)
+    journey = begin(night, make_task("other", window=0), at="2026-11-24T08:30")
+    journey.enable("bob", "night", timezone="Europe/Newtown")
+    journey.enable("ada", "other")
+
+    journey.until("2026-11-24T09:05")
+
+    assert journey.executor.users == ["ada"]

@@ -1,6 +1,8 @@
 """What becomes of jobs: retried, ended, expired, switched off, accounted for."""
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -289,3 +291,20 @@ def test_jobs_of_other_priorities_come_through_their_own_queues(begin: Begin) ->
     assert (
         served[:21].count("high_task") > served[:21].count("normal_task") > served[:21].count("low_task") > 0
     )
+
+
+@pytest.mark.parametrize("ending", [SystemExit(3), asyncio.CancelledError(), None], ids=repr)
+def test_however_an_executor_ends_the_job_ends_too(begin: Begin, ending: BaseException | None) -> None:
+    def misbehave(_job: Job) -> Any:
+        if ending is not None:
+            raise ending
+
+    journey = begin(
+        make_task(window=0, retries=0), at="2026-11-24T08:59:50", executor=FakeExecutor(misbehave)
+    )
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:01")
+
+    [run] = journey.runs()
+    assert (run.status, run.counts.failed) == (RunStatus.ENDED, 1)

@@ -139,14 +139,14 @@ def _is_expected(runtime: Runtime, run: Run, task: TaskType, share: Share, membe
 def _served_on_that_date(runtime: Runtime, run: Run, zone: str, member: Member) -> bool:
     there = ZoneInfo(zone)
     date = run.nominal_at.astimezone(there).date()
-    nominal_times = []
-    last = runtime.store.results.newest(run.task_id, member.user_id)
-    if last is not None:
-        nominal_times.append(last.scheduled_at)
+    # Open jobs first: one that ends in between is among the results by then.
     others = [other for other in runtime.store.runs.active(run.task_id) if other != run.id]
-    nominal_times += [
+    nominal_times = [
         runtime.store.runs.get(other).nominal_at
         for other in others
         if runtime.store.runs.is_open([other], member.user_id)
     ]
+    last = runtime.store.results.newest(run.task_id, member.user_id)
+    if last is not None:
+        nominal_times.append(last.scheduled_at)
     return any(nominal.astimezone(there).date() == date for nominal in nominal_times)

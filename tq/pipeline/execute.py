@@ -95,11 +95,15 @@ def _carry_out(runtime: Runtime, job: Job) -> ExecutionResult:
     watch = Stopwatch()
     try:
         result = runtime.executors.for_task(job.task).execute(job)
+        if not isinstance(result, ExecutionResult):
+            raise TypeError(
+                f"the executor returned {type(result).__name__}; it must return an ExecutionResult"
+            )
     except ExecutorUnavailable as error:
         logger.warning("attempt not possible here", reason=str(error))
         detail = ErrorDetail(code=ErrorCode.EXECUTOR_ERROR, message=redact(str(error)), retry=True)
         return ExecutionResult(outcome=Outcome.UNAVAILABLE, error=detail)
-    except Exception as error:  # noqa: BLE001 - here a stranger's code ends and our record of it begins
+    except BaseException as error:  # noqa: BLE001 - here a stranger's code ends, even by SystemExit, and our record begins
         logger.opt(exception=error).error("executor raised")
         text = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_MESSAGE]
         result = ExecutionResult.retry(ErrorCode.EXECUTOR_ERROR, text)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from tq.clock import MILLISECOND
-from tq.models import Interval, Missed, RunId, RunKind, TaskId, TaskType, scheduled_run_id
+from tq.models import Interval, Missed, Overlap, RunId, RunKind, TaskId, TaskType, scheduled_run_id
 from tq.runtime import Runtime
 from tq.schedule import next_after, occurrences
 from tq.slots import spread_of
@@ -46,9 +46,7 @@ class _Plan:
 def tick(runtime: Runtime) -> list[RunId]:
     """Claims every run that has fallen due; returns those that are to be distributed."""
     planning = runtime.store.planning
-    look = planning.look()
-    if runtime.definitions.publish(look):
-        look = planning.look()
+    look = first = planning.look()
     claimed: list[RunId] = []
     while look.due:
         in_force = runtime.definitions.in_force(look.fingerprint)
@@ -58,7 +56,7 @@ def tick(runtime: Runtime) -> list[RunId]:
         for task_id, dues in by_task.items():
             if task_id in in_force:
                 definition, task = in_force[task_id]
-                claimed += _claim_task(runtime, task, definition, dues, look.now)
+                claimed += _guarded_claim(runtime, task, definition, dues, look.now)
             else:
                 for due in dues:
                     planning.move_on(due, None)
@@ -66,8 +64,21 @@ def tick(runtime: Runtime) -> list[RunId]:
         # What another scheduler is at work on stays as it is; there is no use in looking at it again.
         if len(before.due) < DUE_BATCH or look.due == before.due:
             break
+    # What fell due before an edit came into force is claimed by then, as it was declared.
+    runtime.definitions.publish(first)
     logger.debug("ticked", due=len(look.due), runs=len(claimed))
     return claimed
+
+
+def _guarded_claim(
+    runtime: Runtime, task: TaskType, definition: str, dues: Sequence[Due], now: datetime
+) -> list[RunId]:
+    """As `_claim_task`; a task or zone that cannot be reckoned with here is not another task's trouble."""
+    try:
+        return list(_claim_task(runtime, task, definition, dues, now))
+    except (KeyError, ValueError, OverflowError) as error:
+        logger.error("task cannot be claimed", task_id=task.id, reason=f"{type(error).__name__}: {error}")
+        return []
 
 
 def _claim_task(
@@ -108,7 +119,8 @@ def _claim_task(
             definition=definition,
             kind=RunKind.SCHEDULE,
             nominal_at=nominal_at,
-            overlap=task.overlap,
+            # What is caught up on is not to be cut by the next of the same row.
+            overlap=Overlap.ALLOW if _is_caught_up(task, nominal_at, now) else task.overlap,
             shares=shares,
             distribution=runtime.transport.distribution_message(run_id),
             distribute_in=WATCH,
@@ -158,7 +170,7 @@ def _share(task: TaskType, plan: _Plan, due: Due, next_look: datetime, now: date
         window=task.window.within(length), nominal_at=plan.nominal_at, claimed_at=now
     )
     lateness = task.max_lateness or min(length, LONGEST_LATENESS)
-    if task.missed is Missed.ALL and now - plan.nominal_at > PUNCTUAL:
+    if _is_caught_up(task, plan.nominal_at, now):
         lateness = task.max_lateness or LONGEST_LATENESS
     return ShareClaim(
         cohort=str(due.cohort),
@@ -169,6 +181,10 @@ def _share(task: TaskType, plan: _Plan, due: Due, next_look: datetime, now: date
         next_look=next_look,
         skip=plan.skip,
     )
+
+
+def _is_caught_up(task: TaskType, nominal_at: datetime, now: datetime) -> bool:
+    return task.missed is Missed.ALL and now - nominal_at > PUNCTUAL
 
 
 def _length(interval: Interval, at: datetime) -> timedelta:

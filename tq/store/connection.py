@@ -76,9 +76,9 @@ class Connection:
             return self.client.execute_command(command, *arguments)
 
     def calls(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """What several commands answer, in one round trip."""
+        """What several commands answer, at one instant and in one round trip."""
         self.round_trips += 1
-        with self.errors(), self.client.pipeline(transaction=False) as pipe:
+        with self.errors(), self.client.pipeline(transaction=True) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return pipe.execute()
@@ -111,7 +111,7 @@ class Connection:
         self.client.close()
 
 
-def open_client(url: str, *, decode_responses: bool) -> redis.Redis:
+def open_client(url: str, *, decode_responses: bool, retries: int = 1) -> redis.Redis:
     """A client that gives up on a silent Redis, and connects when it is first used."""
     return redis.Redis.from_url(
         url,
@@ -121,7 +121,7 @@ def open_client(url: str, *, decode_responses: bool) -> redis.Redis:
         health_check_interval=30,
         # One more try, for a connection that Redis or a proxy has closed while it was idle; scripts
         # are fenced, so a repetition does no harm. Whoever can wait longer does so on its own.
-        retry=Retry(NoBackoff(), 1),
+        retry=Retry(NoBackoff(), retries),
         # A question that only managed Redis understands, asked on every connection.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )

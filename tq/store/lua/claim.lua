@@ -85,6 +85,7 @@ if live > 0 then
   redis.call('HDEL', run_key, 'ended_at', 'reason')
   redis.call('PERSIST', run_key)
   redis.call('PERSIST', shares_key)
+  redis.call('PERSIST', K.members(run))
   redis.call('SADD', K.active(task), run)
   redis.call('ZADD', K.agenda(), now + tonumber(ARGV[8]), 'd|' .. run)
   redis.call('HSET', K.agenda_messages(), 'd|' .. run, ARGV[9] .. '\n' .. ARGV[10] .. '\n' .. ARGV[11])
