@@ -118,7 +118,6 @@ def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
         "results": {30 * days},
         "failures": {30 * days},
         "failure": {30 * days},
-        "members": {int(HOUR.total_seconds())},
     }
 
     ttls: dict[str, set[int]] = {}

@@ -76,9 +76,9 @@ class Connection:
             return self.client.execute_command(command, *arguments)
 
     def calls(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """What several commands answer, at one instant and in one round trip."""
+        """What several commands answer, in one round trip."""
         self.round_trips += 1
-        with self.errors(), self.client.pipeline(transaction=True) as pipe:
+        with self.errors(), self.client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return pipe.execute()
