@@ -20,6 +20,7 @@ from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.stub import StubBroker
 from loguru import logger
 
+from actors.encoding import TICK
 from actors.transport import broker_namespace
 from tq.errors import StoreError
 from tq.settings import Settings
@@ -67,7 +68,14 @@ class Broker(RedisBroker):
             raise ValueError(
                 f"{message.actor_name}: messages are not delayed here; put an entry on the agenda"
             )
-        return super().enqueue(message)
+        try:
+            return super().enqueue(message)
+        except redis.RedisError as error:
+            if message.actor_name != TICK:
+                raise
+            # periodiq would end by it. A lost tick costs nothing: the next one looks back.
+            logger.warning("tick not sent; the next one makes up for it", reason=str(error))
+            return message
 
     def recover(self) -> int:
         """Shows that this process lives, and puts back what dead ones had fetched; returns how many messages.

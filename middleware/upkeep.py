@@ -20,6 +20,7 @@ from tq.errors import InvalidDefinition, StoreError
 from tq.runtime import Runtime
 
 RELEASE_EVERY_S = 0.5
+TICK = "tick"
 # Dead processes and edits of the tasks file are looked for this often.
 LOOK_EVERY = timedelta(seconds=3)
 
@@ -81,12 +82,14 @@ class Upkeep(dramatiq.Middleware):
             self._guarded("agenda", self._release)
 
     def _look(self, broker: dramatiq.Broker) -> None:
-        self._guarded("definitions", self._refresh)
+        self._guarded("definitions", lambda: self._refresh(broker))
         if isinstance(broker, Recovering):
             self._guarded("recovery", lambda: self._recover(broker))
 
-    def _refresh(self) -> None:
-        self._runtime.registry.refresh()
+    def _refresh(self, broker: dramatiq.Broker) -> None:
+        if self._runtime.registry.refresh() and TICK in broker.actors:
+            # A tick claims what fell due before the edit, and puts the edit into force.
+            broker.get_actor(TICK).send()
 
     def _release(self) -> None:
         self._runtime.store.agenda.release_due()

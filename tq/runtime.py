@@ -141,6 +141,7 @@ class Definitions:
             self._warned = registry.fingerprint
             logger.warning(
                 "task definitions not published: those in force are newer; touch the tasks file to have it win",
+                tasks_file=str(self._runtime.settings.tasks_file),
                 version=registry.modified_ms,
                 in_force=look.version,
             )

@@ -1,15 +1,18 @@
 """What the broker adds to Dramatiq's: nothing that was fetched is lost, whoever dies or loses its connection."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dramatiq
 import pytest
+import redis
 
 from actors.broker import DEAD_AFTER_MS, Broker, Consumer
 from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
 from tq.errors import StoreUnavailable
 from tq.models import Priority
+from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.testing import make_envelope
 
@@ -208,3 +211,18 @@ def test_a_message_that_nobody_can_read_goes_to_the_dead_letters_and_the_next_is
     assert readable is not None
     assert readable.args[0].user_id == "ada"
     assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.XQ.msgs") == [b"odd"]
+
+
+def test_a_tick_that_cannot_be_sent_does_not_end_the_scheduler(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, persist=False) as server:
+        away = Broker(Settings(redis_url=server.url), [])
+    for name in ("tick", "other"):
+        dramatiq.actor(broker=away, actor_name=name, queue_name=QUEUE)(_idle)
+
+    away.get_actor("tick").send()
+
+    with pytest.raises(redis.ConnectionError):
+        away.get_actor("other").send()
+
+
+def _idle() -> None: ...

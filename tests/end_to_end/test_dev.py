@@ -84,6 +84,25 @@ def test_it_shows_the_run_until_it_is_interrupted_and_keeps_its_data(tmp_path: P
     assert processes_of(tmp_path) == []
 
 
+def test_it_runs_the_tasks_it_was_given_whatever_ran_before(tmp_path: Path) -> None:
+    own = tmp_path / "tasks.yaml"
+    own.write_text(
+        "tasks: [{id: greeting, interval: {type: daily}, config: {endpoint: '${DEMO_ENDPOINT}/greet'}}]"
+    )
+    demo = ["--users", "5", "--once", "--json"]
+
+    codes = []
+    for options in (demo, [*demo, "--tasks", str(own)], demo, [*demo, "--tasks", str(own)]):
+        done = subprocess.run(
+            [TQ, "dev", *options], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
+        codes.append(
+            (done.returncode, orjson.loads(done.stdout.splitlines()[-1])["run_id"].partition("~")[0])
+        )
+
+    assert codes == [(0, "email_digest"), (0, "greeting")] * 2
+
+
 def test_workers_start_anew_when_code_changes(tmp_path: Path) -> None:
     log = tmp_path / ".tq-dev" / "logs" / "worker-1.log"
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -63,6 +64,9 @@ def running_system(
     (folder / "redis").mkdir(exist_ok=True)
     announcement = folder / "endpoint.json"
     announcement.unlink(missing_ok=True)
+    tasks = tasks_file or _demo_tasks(folder)
+    # The newest definitions win, and what was asked for last is what is meant, whatever ran here before.
+    tasks.touch()
     with ExitStack() as stack:
         redis = stack.enter_context(_redis(folder / "redis"))
         endpoint = [sys.executable, "-m", "tq.dev.endpoint", "--announce", str(announcement)]
@@ -75,7 +79,9 @@ def running_system(
         environment = {
             "TQ_REDIS_URL": redis.url,
             "TQ_NAMESPACE": NAMESPACE,
-            "TQ_TASKS_FILE": str((tasks_file or _demo_tasks(folder)).resolve()),
+            "TQ_TASKS_FILE": str(tasks.resolve()),
+            # Everything that is started, and a second terminal, finds the same commands and the same Python.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "TQ_ALLOW_PRIVATE_ENDPOINTS": "true",
             "DEMO_ENDPOINT": address,
             "DEMO_TOKEN": secrets.token_hex(16),
@@ -133,6 +139,8 @@ def _announced(announcement: Path, demo: Supervisor, log: Path) -> str:
 
 def _write_environment(target: Path, environment: Mapping[str, str]) -> None:
     """Writes what another terminal needs: `source .tq-dev/env`."""
-    lines = [f"export {name}={value}\n" for name, value in environment.items() if name != "LOG_FORMAT"]
+    shown = {name: shlex.quote(value) for name, value in environment.items() if name != "LOG_FORMAT"}
+    shown["PATH"] = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+    lines = [f"export {name}={value}\n" for name, value in shown.items()]
     target.touch(mode=0o600)
     target.write_text("".join(lines))
