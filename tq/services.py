@@ -12,26 +12,18 @@ START_PERIODIQ = (
 )
 
 
-# Dramatiq's own pattern, `**.py`, matches nothing with watchdog 7.
-SOURCES = "**/*.py"
-INSTALLED = "**/.venv/**"
-
-
 def worker_command(
     actors: str,
     *,
     threads: int,
     shutdown_timeout: timedelta,
     queues: Sequence[str] = (),
-    watch: str | None = None,
 ) -> list[str]:
     """Dramatiq's command with one worker process, which a supervisor restarts alone."""
     command = [sys.executable, "-m", "dramatiq", actors, "--processes", "1", "--threads", str(threads)]
     command += ["--skip-logging", "--worker-shutdown-timeout", str(duration_ms(shutdown_timeout))]
     if queues:
         command += ["--queues", *queues]
-    if watch is not None:
-        command += ["--watch", watch, "--watch-include", SOURCES, "--watch-exclude", INSTALLED]
     return command
 
 

@@ -106,15 +106,27 @@ class Supervisor:
                     self._launch(place)
             elif (code := place.process.poll()) is not None:
                 kill_group(place.process)
+                if place.asked_to_end:
+                    logger.info("child ended to start anew", child=place.child.name, code=code)
+                    self._launch(place)
+                    continue
                 self._plan_restart(place)
                 logger.warning(
                     "child exited",
                     child=place.child.name,
-                    pid=place.process.pid,
+                    child_pid=place.process.pid,
                     code=code,
                     retry_in_s=place.delay.total_seconds(),
                 )
                 place.process = None
+
+    def restart(self) -> None:
+        """Ask every child to end what it has begun; `poll` starts each anew as soon as it has. Returns at once."""
+        for place in self._places:
+            # A second SIGTERM would cut off what the first has left it to finish.
+            if place.process is not None and not place.asked_to_end:
+                place.asked_to_end = True
+                place.process.terminate()
 
     def stop(self) -> int:
         """Stop all children and wait for their end; the exit code is 0, or 1 if one had to be killed."""
@@ -132,11 +144,11 @@ class Supervisor:
                 logger.warning(
                     "child killed: it did not end in time",
                     child=name,
-                    pid=process.pid,
+                    child_pid=process.pid,
                     stop_timeout_s=patience.total_seconds(),
                 )
             kill_group(process)
-            logger.info("child stopped", child=name, pid=process.pid, code=process.wait())
+            logger.info("child stopped", child=name, child_pid=process.pid, code=process.wait())
         for place in self._places:
             place.process = None
         killed, self._killed = self._killed, False
@@ -144,7 +156,9 @@ class Supervisor:
 
     def _launch(self, place: "_Place") -> None:
         place.started = time.monotonic()
+        place.asked_to_end = False
         try:
+            place.process = None
             place.process = _start(place.child)
         except OSError as error:  # no memory for a fork, or a new version is just being installed
             self._plan_restart(place)
@@ -155,7 +169,7 @@ class Supervisor:
                 retry_in_s=place.delay.total_seconds(),
             )
         else:
-            logger.info("child started", child=place.child.name, pid=place.process.pid)
+            logger.info("child started", child=place.child.name, child_pid=place.process.pid)
 
     def _plan_restart(self, place: "_Place") -> None:
         now = time.monotonic()
@@ -205,6 +219,7 @@ class _Place:
     started: float = 0.0
     delay: timedelta = timedelta(0)
     start_at: float = 0.0
+    asked_to_end: bool = False
 
 
 def _start(child: Child) -> subprocess.Popen[bytes]:

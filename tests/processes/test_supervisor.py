@@ -60,6 +60,23 @@ sys.exit(Supervisor([child], stop_timeout=timedelta(minutes=1)).run())
 """
 
 
+# Notes each SIGTERM, and ends by the first half a second later.
+COUNTS_SIGTERMS = """
+import pathlib, signal, sys, time
+noted, told = pathlib.Path(sys.argv[1]), []
+def note(*_):
+    told.append(1)
+    with noted.open("a") as lines:
+        lines.write("SIGTERM\\n")
+signal.signal(signal.SIGTERM, note)
+with noted.open("a") as lines:
+    lines.write("started\\n")
+while not told:
+    time.sleep(0.01)
+time.sleep(0.5)
+"""
+
+
 @pytest.fixture
 def warnings() -> Iterator[list[dict[str, object]]]:
     """The fields of each warning that is logged during the test."""
@@ -144,6 +161,24 @@ def test_a_child_that_cannot_be_started_is_tried_again(
 
     assert is_started
     assert str(late) in str(warnings[0]["reason"])
+
+
+def test_children_that_are_to_start_anew_are_told_once_and_replaced_without_a_delay(
+    tmp_path: Path, warnings: list[dict[str, object]]
+) -> None:
+    noted = tmp_path / "noted"
+    supervisor = supervisor_of(Child("child", python(COUNTS_SIGTERMS, noted)), restart_delay=LONG)
+    supervisor.start()
+    assert eventually(noted.exists)
+    assert eventually(lambda: noted.read_text() == "started\n")
+
+    supervisor.restart()
+    supervisor.restart()
+
+    assert polled_until(supervisor, lambda: noted.read_text().count("started") == 2)
+    assert noted.read_text() == "started\nSIGTERM\nstarted\n"
+    assert warnings == []
+    supervisor.stop()
 
 
 def test_what_a_killed_child_had_started_is_killed_before_it_is_replaced(tmp_path: Path) -> None:

@@ -4,19 +4,22 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from tq.cli.app import open_runtime
+from tq.cli.output import error_console
 from tq.clock import Stopwatch
 from tq.dev.population import PULSE, populate
+from tq.dev.source_watch import SourceWatch
 from tq.dev.system import NAMESPACE, DevSystem, running_system
 from tq.errors import StoreUnavailable, TaskQueueError
 from tq.models import Run, RunId, RunStatus, TaskId
@@ -29,7 +32,7 @@ REFRESH_S = 0.25
 SPOKEN_EVERY = timedelta(seconds=5)
 RUNS_SHOWN = 8
 SHOWN = ("expected", "success", "failed", "open", "retries", "expired", "skipped")
-console = Console(stderr=True)
+console = error_console()
 
 
 def run_demo(
@@ -46,9 +49,7 @@ def run_demo(
     """Run everything here: Redis, workers, scheduler, a demo endpoint, and a run of many users."""
     configure_logs(load_settings().model_copy(update={"log_level": "WARNING"}), component="dev")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    with running_system(
-        folder=folder, tasks_file=tasks, processes=processes, threads=threads, reload=not once
-    ) as system:
+    with running_system(folder=folder, tasks_file=tasks, processes=processes, threads=threads) as system:
         settings = Settings(
             redis_url=system.redis_url,
             namespace=NAMESPACE,
@@ -60,14 +61,14 @@ def run_demo(
         try:
             task_id = _chosen(runtime, task)
             enabled = populate(runtime.store, task_id, users, pulse=PULSE in runtime.registry.current.tasks)
-            console.print(f"{enabled:,} users have [bold]{task_id}[/] enabled; logs are in {folder / 'logs'}")
-            console.print(
-                f"in another terminal: [bold]source {folder / 'env'}[/] and then tq runs list, tq --help"
-            )
+            console.print(f"{enabled:,} users have {task_id} enabled; logs are in {folder / 'logs'}")
+            console.print(f"in another terminal: source {folder / 'env'}, and then tq runs list, tq --help")
             system.reset_endpoint()
             watch = Stopwatch()
             run = start_run(runtime, task_id)
-            _show(runtime, system, run, keep_going=not once)
+            # Code that changes while a run is measured is not taken up.
+            with nullcontext() if once else SourceWatch(Path()) as sources:
+                _show(runtime, system, run, sources)
             if once:
                 figures = _figures(runtime.store.runs.get(run.id), system, watch.elapsed)
                 _report(figures, enabled, json_output=json_output)
@@ -80,8 +81,10 @@ def _chosen(runtime: Runtime, task: str | None) -> TaskId:
     return registry.get(task).id if task else next(iter(registry.tasks))
 
 
-def _show(runtime: Runtime, system: DevSystem, run: Run, *, keep_going: bool) -> None:
-    """Shows the run until it has ended, or for as long as Ctrl-C does not come."""
+def _show(runtime: Runtime, system: DevSystem, run: Run, sources: SourceWatch | None) -> None:
+    """Shows the run until it has ended; where code is watched, for as long as Ctrl-C does not come."""
+    keep_going = sources is not None
+    said = ""
     spoken = Stopwatch()
     picture: Live | None = None
     if console.is_terminal:
@@ -89,13 +92,17 @@ def _show(runtime: Runtime, system: DevSystem, run: Run, *, keep_going: bool) ->
         picture.start()
     try:
         while True:
+            if sources is not None and sources.take_change():
+                system.supervisor.restart()
             system.supervisor.poll()
             run = _patiently(runtime, run.id)
             if picture is not None:
                 picture.update(_picture(runtime, run))
             elif spoken.elapsed >= SPOKEN_EVERY:
                 spoken = Stopwatch()
-                console.print(_sentence(run))
+                before, said = said, _sentence(run)
+                if said != before:
+                    console.print(said)
             if run.status is not RunStatus.RUNNING and not keep_going:
                 return
             time.sleep(REFRESH_S)
@@ -119,7 +126,8 @@ def _patiently(runtime: Runtime, run_id: RunId) -> Run:
 
 
 def _picture(runtime: Runtime, run: Run) -> Group:
-    enabled = runtime.store.preferences.count(run.task_id)
+    # Who is enabled after the run was fanned out is none of its business.
+    enabled = run.counts.expected if run.fanned_out else runtime.store.preferences.count(run.task_id)
     progress = Table.grid(padding=(0, 2))
     progress.add_row(
         ProgressBar(total=max(1, enabled), completed=run.counts.ended, width=50),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tq.cli.app import app
+from tq.errors import InvalidInput
 
 
 @app.command()
@@ -29,6 +30,8 @@ def dev(
     ),
 ) -> None:
     """Run everything here: Redis, workers, scheduler, a demo endpoint, and a run of many users."""
+    if json_output and not once:
+        raise InvalidInput("--json: the figures are those of a run that has ended; add --once")
     # Takes a quarter of a second, which no other command and no --help should wait for.
     from tq.cli.demo import run_demo
 

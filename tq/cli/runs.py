@@ -22,7 +22,7 @@ from tq.cli.output import (
     table_of,
     terminal,
 )
-from tq.errors import InvalidInput
+from tq.errors import InvalidInput, StoreUnavailable
 from tq.models import JobResult, Run, RunId, RunStatus, Share, format_duration
 from tq.slots import PLACES
 
@@ -149,7 +149,7 @@ def show_results(
     failures: Annotated[
         bool, typer.Option("--failures", help="The latest failures of the task instead, whosever they are.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many failures at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show what became of a user's last jobs, or the latest failures of a task."""
@@ -161,7 +161,7 @@ def show_results(
             found = list(runtime.store.results.failures(task_id, limit=limit))
         else:
             user_id = user_id_of(user)
-            found = runtime.store.results.of(task_id, user_id)
+            found = runtime.store.results.of(task_id, user_id)[:limit]
         if not found:
             _check_task(runtime, task_id)
             if user is not None:
@@ -187,10 +187,23 @@ def _follow(runtime: "Runtime", run_id: RunId, every: timedelta, on_change: Call
     on_change(run)
     while run.status is RunStatus.RUNNING:
         time.sleep(every.total_seconds())
-        before, run = run, runtime.store.runs.get(run_id)
+        before, run = run, _patiently(runtime, run_id)
         if (run.status, run.counts) != (before.status, before.counts):
             on_change(run)
     return run
+
+
+def _patiently(runtime: "Runtime", run_id: RunId) -> Run:
+    """The run as soon as Redis can tell; a run does not end because Redis is away."""
+    told = False
+    while True:
+        try:
+            return runtime.store.runs.get(run_id)
+        except StoreUnavailable as error:
+            if not told:
+                note(f"{error}; waiting")
+            told = True
+            time.sleep(LOOK_EVERY.total_seconds())
 
 
 def _end_by(run: Run) -> None:

@@ -52,7 +52,7 @@ class DevSystem:
 
 @contextmanager
 def running_system(
-    *, folder: Path, tasks_file: Path | None, processes: int, threads: int, reload: bool
+    *, folder: Path, tasks_file: Path | None, processes: int, threads: int
 ) -> Iterator[DevSystem]:
     """The system, from its start to its end. Redis keeps its data in the folder between starts.
 
@@ -89,7 +89,7 @@ def running_system(
         }
         _write_environment(folder / "env", environment)
         workers = Supervisor(
-            list(_children(environment, logs, processes=processes, threads=threads, reload=reload)),
+            list(_children(environment, logs, processes=processes, threads=threads)),
             stop_timeout=STOP_TIMEOUT,
         )
         stack.callback(workers.stop)
@@ -108,12 +108,8 @@ def _redis(directory: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def _children(
-    environment: Mapping[str, str], logs: Path, *, processes: int, threads: int, reload: bool
-) -> Iterator[Child]:
-    worker = worker_command(
-        ACTORS, threads=threads, shutdown_timeout=STOP_TIMEOUT, watch="." if reload else None
-    )
+def _children(environment: Mapping[str, str], logs: Path, *, processes: int, threads: int) -> Iterator[Child]:
+    worker = worker_command(ACTORS, threads=threads, shutdown_timeout=STOP_TIMEOUT)
     for number in range(1, processes + 1):
         name = f"worker-{number}"
         yield Child(name, worker, env=environment, log=logs / f"{name}.log")
