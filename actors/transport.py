@@ -14,7 +14,6 @@ from tq.settings import Settings
 from tq.store import QueuedMessage
 
 CONTROL = "control"
-QUEUES = (CONTROL, *(priority.value for priority in Priority))
 
 
 def broker_namespace(namespace: str) -> str:

@@ -22,7 +22,6 @@ from tq.redis_server import RedisServer
 from tq.services import scheduler_command, worker_command
 from tq.supervisor import Child, Supervisor
 
-FOLDER = Path(".tq-dev")
 NAMESPACE = "dev"
 ACTORS = "actors"
 # A fixed port where it is free, so that a second terminal finds the system between restarts.

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 from tq.models.base import Model
 from tq.models.ids import JobId, RunId, TaskId, UserId
@@ -86,7 +86,3 @@ class JobResult(Model):
     http_status: int | None = None
     error: ErrorDetail | None = None
     body: str | None = None
-
-    def for_people(self) -> dict[str, Any]:
-        """JSON-ready, with every field that says something."""
-        return self.model_dump(mode="json", exclude_none=True)

@@ -145,12 +145,6 @@ class TaskConfig(Model):
                 raise ValueError(f"the value of header {name} has a control character in it; remove it")
         return value
 
-    @property
-    def variables(self) -> frozenset[str]:
-        """The names of the environment variables that endpoint and headers use."""
-        texts = [self.endpoint, *self.headers.values()]
-        return frozenset(name for text in texts for name in ENVIRONMENT.findall(text))
-
 
 class TaskType(Model):
     """The definition of a task, as an operator declares it."""

@@ -21,8 +21,8 @@ from tq.store.planning import DUE_BATCH, Due, ShareClaim
 from tq.store.preferences import ANY_ZONE, DEFAULT_INTERVAL
 
 MISSED = "missed"
-# An occurrence younger than two ticks is punctual; `missed: skip` passes over older ones.
-PUNCTUAL = timedelta(minutes=2)
+# An occurrence is missed when it is older than two ticks; `missed: skip` passes over those.
+NOT_YET_MISSED = timedelta(minutes=2)
 LEAST_CATCH_UP = timedelta(hours=1)
 LONGEST_LATENESS = timedelta(hours=24)
 # How many missed occurrences of a cohort get a skipped run of their own; older ones are a number.
@@ -153,11 +153,11 @@ def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple
     catch_up = task.catchup_window or max(window, LEAST_CATCH_UP)
     match task.missed:
         case Missed.LATEST:
-            served = {at for at in found[-1:] if now - at <= max(catch_up, PUNCTUAL)}
+            served = {at for at in found[-1:] if now - at <= max(catch_up, NOT_YET_MISSED)}
         case Missed.SKIP:
-            served = {at for at in found if now - at <= PUNCTUAL}
+            served = {at for at in found if now - at <= NOT_YET_MISSED}
         case Missed.ALL:
-            served = {at for at in found if now - at <= max(catch_up, PUNCTUAL)}
+            served = {at for at in found if now - at <= max(catch_up, NOT_YET_MISSED)}
     missed = [at for at in found if at not in served]
     shown = {*missed[-MISSED_SHOWN:], *served}
     plans = [_Plan(due, interval, at, "" if at in served else MISSED) for at in found if at in shown]
@@ -184,7 +184,7 @@ def _share(task: TaskType, plan: _Plan, due: Due, next_look: datetime, now: date
 
 
 def _is_caught_up(task: TaskType, nominal_at: datetime, now: datetime) -> bool:
-    return task.missed is Missed.ALL and now - nominal_at > PUNCTUAL
+    return task.missed is Missed.ALL and now - nominal_at > NOT_YET_MISSED
 
 
 def _length(interval: Interval, at: datetime) -> timedelta:
