@@ -302,3 +302,57 @@ def test_a_task_that_cannot_be_reckoned_with_does_not_stop_the_others(begin: Beg
     journey.until("2026-11-24T09:05")
 
     assert journey.executor.users == ["ada"]
+
+
+def test_who_takes_another_interval_before_being_reached_keeps_the_place_in_what_is_claimed(
+    begin: Begin,
+) -> None:
+    journey = begin(make_task(window="30m"), at="2026-11-24T08:59")
+    users = [f"user-{number}" for number in range(40)]
+    for user in users:
+        journey.enable(user, "email_digest")
+
+    journey.until("2026-11-24T09:05")
+    for user in users:
+        journey.enable(user, "email_digest", interval=Interval.daily(at="18:00"))
+    for user in users[:10]:
+        journey.enable(user, "email_digest", interval=None)
+    journey.until("2026-11-24T09:40")
+
+    [run] = journey.runs()
+    assert sorted(journey.executor.users) == sorted(users)
+    assert run.counts.expected == run.counts.success == 40
+    assert run.status is RunStatus.ENDED
+
+
+def test_who_travels_before_being_reached_is_served_once_that_day(begin: Begin) -> None:
+    task = make_task(interval=Interval.daily(at="09:00", timezone="user"), window="30m")
+    journey = begin(task, at="2026-11-24T07:59")
+    users = [f"user-{number}" for number in range(20)]
+    for user in users:
+        journey.enable(user, "email_digest", timezone="Europe/Berlin")
+
+    journey.until("2026-11-24T08:05")
+    for index, user in enumerate(users):
+        journey.relocate(user, "America/New_York" if index % 2 else "Asia/Tokyo")
+    journey.until("2026-11-24T22:00")
+
+    assert sorted(journey.executor.users) == sorted(users)
+    assert {job.scheduled_at.hour for job in journey.executor.jobs} == {8}
+
+
+def test_who_is_disabled_or_deleted_after_leaving_a_claimed_cohort_is_not_served(begin: Begin) -> None:
+    journey = begin(make_task(window="30m"), at="2026-11-24T08:59")
+    for user in ("ada", "bob"):
+        journey.enable(user, "email_digest")
+
+    journey.until("2026-11-24T09:01")
+    for user in ("ada", "bob"):
+        journey.enable(user, "email_digest", interval=Interval.daily(at="18:00"))
+    journey.disable("ada", "email_digest")
+    journey.runtime.store.preferences.forget(UserId("bob"))
+    journey.until("2026-11-24T09:40")
+
+    [run] = journey.runs()
+    assert journey.executor.jobs == []
+    assert (run.status, run.counts.expected) == (RunStatus.ENDED, 0)

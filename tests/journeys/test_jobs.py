@@ -1,6 +1,7 @@
 """What becomes of jobs: retried, ended, expired, switched off, accounted for."""
 
 import asyncio
+import importlib
 from datetime import timedelta
 from typing import Any
 
@@ -15,13 +16,16 @@ from tq.models import (
     Job,
     JobStatus,
     Outcome,
+    Priority,
     RunKind,
     RunStatus,
     TaskId,
     UserId,
 )
 from tq.outcomes import ErrorCode
-from tq.testing import FakeExecutor, make_task
+from tq.pipeline import start_run
+from tq.store.ledger import Step
+from tq.testing import FakeExecutor, make_envelope, make_task
 
 
 def answering(*results: ExecutionResult) -> FakeExecutor:
@@ -37,6 +41,7 @@ def always(result: ExecutionResult) -> FakeExecutor:
     return FakeExecutor(lambda _job: result)
 
 
+distribute = importlib.import_module("tq.pipeline.distribute")
 BROKEN = ExecutionResult.retry("HTTP_500", "endpoint answered 500")
 THROTTLED = ExecutionResult(
     outcome=Outcome.THROTTLED,
@@ -308,3 +313,83 @@ def test_however_an_executor_ends_the_job_ends_too(begin: Begin, ending: BaseExc
 
     [run] = journey.runs()
     assert (run.status, run.counts.failed) == (RunStatus.ENDED, 1)
+
+
+def test_who_changes_interval_in_the_middle_of_a_run_for_everybody_is_called_once(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distribute, "MOST_OPEN", 5)
+    monkeypatch.setattr(distribute, "PAGE", 5)
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    users = [f"user-{number}" for number in range(40)]
+    for index, user in enumerate(users):
+        journey.enable(user, "email_digest", interval=Interval.hourly() if index % 2 else None)
+    journey.trigger("email_digest")
+
+    for index, user in enumerate(users):
+        journey.enable(user, "email_digest", interval=None if index % 2 else Interval.hourly())
+        if index % 8 == 0:
+            journey.until(journey.clock.now() + timedelta(seconds=1))
+    journey.until("2026-11-24T15:02")
+
+    [run] = [run for run in journey.runs() if run.kind is RunKind.MANUAL]
+    assert sorted(journey.executor.users) == sorted(users)
+    assert run.counts.expected == run.counts.success == 40
+
+
+def test_who_is_disabled_between_page_and_fan_out_gets_no_job(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    for user in ("ada", "bob"):
+        journey.enable(user, "email_digest")
+    store = journey.runtime.store
+    run = start_run(journey.runtime, TaskId("email_digest"))
+    page = store.preferences.page(run.task_id, run.shares[0].cohort, after=-1, run_id=run.id)
+    jobs = [
+        make_envelope(member.user_id, run_id=run.id, kind=run.kind, definition=run.definition)
+        for member in page.members
+    ]
+
+    journey.disable("ada", "email_digest")
+    step = Step(
+        0, -1, page.reached, done=True, wake_at=journey.clock.now(), jobs=jobs, departures=page.departures
+    )
+    sent = store.ledger.fan_out(run.id, step, Priority.NORMAL)
+
+    assert len(page.members) == 2
+    assert sent == 1
+    assert list(store.runs.open_users(run.id)) == ["bob"]
+    assert store.runs.get(run.id).counts.expected == 1
+
+
+def test_a_worker_that_dies_after_a_410_leaves_a_user_who_is_switched_off(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=always(GONE))
+    journey.enable("ada", "email_digest")
+    finish = journey.runtime.store.ledger.finish
+
+    def die(_endings: object) -> list[bool]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journey.runtime.store.ledger, "finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        journey.until("2026-11-24T09:00")
+    monkeypatch.setattr(journey.runtime.store.ledger, "finish", finish)
+    journey.deliver_again()
+
+    [run] = journey.runs()
+    settings = journey.runtime.store.preferences.get(UserId("ada")).tasks[TaskId("email_digest")]
+    assert (run.counts.failed, run.counts.skipped, run.status) == (1, 0, RunStatus.ENDED)
+    assert not settings.enabled
+
+
+def test_a_cohort_that_is_done_is_not_held_up_by_another_ones_retries(begin: Begin) -> None:
+    executor = FakeExecutor(lambda job: THROTTLED if job.user_id == "bob" else ExecutionResult.success())
+    task = make_task(window=0, overlap="skip", max_lateness="20h")
+    journey = begin(task, at="2026-11-24T08:59:50", executor=executor)
+    journey.enable("ada", "email_digest", interval=Interval.hourly())
+    journey.enable("bob", "email_digest")
+
+    journey.until("2026-11-24T12:01")
+
+    assert [job.scheduled_at.hour for job in executor.jobs if job.user_id == "ada"] == [9, 10, 11, 12]

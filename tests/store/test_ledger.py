@@ -102,7 +102,7 @@ def test_a_step_puts_jobs_into_queue_open_set_and_ledger_and_moves_the_cursor(st
     assert [job.user_id for job in jobs_sent(store)] == users
     assert {sent.queue for sent in outbox(store)} == {"high"}
     assert set(store.runs.open_users(run_id)) == set(users)
-    assert state_of(store, run_id, users[0]) == f'1|0|{to_ms(run.nominal_at)}|{{"a":1}}'
+    assert state_of(store, run_id, users[0]) == f'1|0|0|{to_ms(run.nominal_at)}|{{"a":1}}'
     assert run.counts == RunCounts(expected=len(users), open=len(users))
     assert (run.shares[0].cursor, run.fanned_out) == (step.reached, False)
     assert agenda_entries(store) == {f"d|{run_id}": to_ms(wake_at)}
@@ -362,7 +362,7 @@ def test_a_retry_waits_on_the_agenda_and_carries_attempt_spent_and_parameters(st
     assert store.ledger.finish([again(job, delay=delay, spent=0)]) == [True]
 
     assert agenda_entries(store) == {f"r|{job.run_id}|ada": to_ms(NOW) + duration_ms(delay)}
-    assert state_of(store, job.run_id, "ada") == f'2|0|{to_ms(job.execute_after)}|{{"a":1}}'
+    assert state_of(store, job.run_id, "ada") == f'2|0|0|{to_ms(job.execute_after)}|{{"a":1}}'
     assert store.runs.get(job.run_id).counts == RunCounts(expected=1, open=1, retries=1)
     assert store.results.of(DIGEST, job.user_id) == []
     frozen(store).advance(delay)

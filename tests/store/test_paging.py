@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tq.models import Interval, RunId, TaskId, UserId
+from tq.models.runs import NAMED
 from tq.redis_server import RedisServer
 from tq.slots import LAST_PLACE, place_of
 from tq.store import Store
@@ -114,7 +115,7 @@ def test_python_and_lua_put_every_user_at_the_same_place(crowd: Store) -> None:
 def test_a_cohort_without_members_is_one_empty_page(store: Store) -> None:
     page = store.preferences.page(DIGEST, Cohort("Asia/Tokyo"), after=-1)
 
-    assert page == Page((), LAST_PLACE)
+    assert page == Page((), LAST_PLACE, "0")
 
 
 # --- Somebody does ---------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_the_users_a_run_was_asked_for_are_met_once_in_their_order(store: Store,
     members: list[Member] = []
     after = -1
     while after < LAST_PLACE:
-        page = store.preferences.asked_for(run_id, DIGEST, after=after, size=size)
+        page = store.preferences.page(DIGEST, NAMED, run_id=run_id, after=after, size=size)
         assert all(after < member.place <= page.reached for member in page.members)
         members += page.members
         after = page.reached
@@ -184,15 +185,15 @@ def test_the_users_a_run_was_asked_for_are_met_once_in_their_order(store: Store,
 def test_users_of_one_place_come_on_one_page(store: Store) -> None:
     # Two of 2**31 places are the same now and then; the page that passes one must have both.
     run_id = RunId("email_digest~m1")
-    key = store.keys("members", run_id)
+    key = store.keys("members", run_id, "0")
     enable(store, ["ada", "bob", "cyd", "dan"])
-    store.connection.call("ZADD", key, 5, "ada", 5, "bob", 5, "cyd", 9, "dan")
+    store.connection.call("ZADD", key, 5, "ada", 5, "bob", 5, "cyd", LAST_PLACE, "dan")
 
-    first = store.preferences.asked_for(run_id, DIGEST, after=-1, size=2)
-    second = store.preferences.asked_for(run_id, DIGEST, after=first.reached, size=2)
+    first = store.preferences.page(DIGEST, NAMED, run_id=run_id, after=-1, size=2)
+    second = store.preferences.page(DIGEST, NAMED, run_id=run_id, after=first.reached, size=2)
 
     assert [member.user_id for member in first.members] == ["ada", "bob", "cyd"]
-    assert first.reached == 5
+    assert 5 <= first.reached < LAST_PLACE
     assert [member.user_id for member in second.members] == ["dan"]
     assert second.reached == LAST_PLACE
 
@@ -205,7 +206,7 @@ def test_whoever_was_asked_for_and_has_been_disabled_since_is_left_out(store: St
     store.preferences.apply([Disable(UserId("ada"), DIGEST)])
     store.preferences.forget(UserId("bob"))
 
-    page = store.preferences.asked_for(run_id, DIGEST, after=-1)
+    page = store.preferences.page(DIGEST, NAMED, run_id=run_id, after=-1)
     assert [member.user_id for member in page.members] == ["cyd"]
 
 
@@ -217,8 +218,8 @@ def test_users_asked_for_are_forgotten_when_their_run_is_never_claimed_and_when_
 
     distribute(store, ended)
 
-    assert 0 < store.connection.call("TTL", store.keys("members", never)) <= HOUR.total_seconds()
-    assert store.connection.call("EXISTS", store.keys("members", ended)) == 0
+    assert 0 < store.connection.call("TTL", store.keys("members", never, "0")) <= HOUR.total_seconds()
+    assert store.connection.call("EXISTS", store.keys("members", ended, "0")) == 0
 
 
 # --- Parts of the page script --------------------------------------------------------------------------

@@ -24,12 +24,12 @@ from tq.cli.output import (
 )
 from tq.errors import InvalidInput, StoreUnavailable
 from tq.models import JobResult, Run, RunId, RunStatus, Share, format_duration
+from tq.models.runs import EVERYBODY, NAMED
 from tq.slots import PLACES
 
 if TYPE_CHECKING:
     from tq.runtime import Runtime
 
-ASKED = "@asked"  # the share of users that were named one by one
 LOOK_EVERY = timedelta(milliseconds=500)
 LEAST_LOOK = timedelta(milliseconds=100)  # each look is a request to Redis, which others need too
 STATES = ("success", "failed", "expired", "cancelled", "skipped")
@@ -267,8 +267,10 @@ def _percent(share: Share) -> float:
 
 
 def _who(share: Share) -> str:
-    if share.cohort == ASKED:
+    if share.cohort == NAMED:
         return "users who were named"
+    if share.cohort == EVERYBODY:
+        return "everybody"
     zone, _, interval = share.cohort.partition("|")
     where = "in all time zones" if zone == "*" else f"in {zone}"
     return f"users {where}" if interval == "default" else f"users {where} with {interval}"

@@ -8,6 +8,11 @@ from pydantic import Field
 from tq.models.base import Model
 from tq.models.ids import RunId, TaskId
 
+# The cohort of a run that somebody asks for: one order for all, so that nobody who moves is met twice.
+EVERYBODY = "*|*"
+# Of a run that is asked for by name: nobody but those who are listed with it.
+NAMED = "@named"
+
 
 class RunKind(StrEnum):
     """Why a run exists."""
@@ -60,6 +65,7 @@ class Share(Model):
     deadline_at: datetime
     cursor: int = -1
     done: bool = False
+    open: int = 0
 
 
 class Run(Model):

@@ -18,15 +18,13 @@ from tq.models.interval import SUB_DAILY
 from tq.runtime import Runtime
 from tq.slots import LAST_PLACE, last_place_due, next_slot, slot_offset
 from tq.store.ledger import Step
-from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member, Page
+from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member
 
 PAGE = 1000
 # So many jobs of a run may be open at a time: what is queued, under way, or waiting for a retry.
 # It bounds Redis' memory whatever the size of the run, and is minutes of work for a few workers.
 MOST_OPEN = 10_000
 FULL_WAIT = timedelta(seconds=1)
-# The share of a run that was asked for by name; its members are listed with the run.
-ASKED = "@asked"
 
 
 def distribute(runtime: Runtime, run_id: RunId) -> int:
@@ -76,7 +74,9 @@ def _steps(
         if room <= 0 and not expired:
             yield Step(index, cursor, cursor, done=False, wake_at=now + FULL_WAIT)
             return
-        page = _page(runtime, run, share, after=cursor, upto=upto)
+        page = runtime.store.preferences.page(
+            run.task_id, share.cohort, after=cursor, upto=upto, size=PAGE, run_id=run.id, share=index
+        )
         members = [member for member in page.members if _is_expected(runtime, run, task, share, member)]
         yield Step(
             index,
@@ -86,18 +86,12 @@ def _steps(
             wake_at=wake_at,
             jobs=[] if expired else [_job(run, index, share, task, member) for member in members],
             expired=len(members) if expired else 0,
+            departures=page.departures,
         )
         cursor = page.reached
         room -= len(members)
     if share.cursor == cursor:
         yield Step(index, cursor, cursor, done=False, wake_at=wake_at)
-
-
-def _page(runtime: Runtime, run: Run, share: Share, *, after: int, upto: int) -> Page:
-    preferences = runtime.store.preferences
-    if share.cohort == ASKED:
-        return preferences.asked_for(run.id, run.task_id, after=after, size=PAGE)
-    return preferences.page(run.task_id, Cohort.parse(share.cohort), after=after, upto=upto, size=PAGE)
 
 
 def _job(run: Run, index: int, share: Share, task: TaskType, member: Member) -> Envelope:

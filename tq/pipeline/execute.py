@@ -57,10 +57,11 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             is_gone = False
         case Verdict.GO:
             ending, is_gone = _attempt(runtime, envelope, permission)
-    recorded = _until_stored(runtime, lambda: ledger.finish([ending])[0])
-    if recorded and is_gone:
-        off = Disable(envelope.user_id, envelope.task_id, reason=GONE_REASON)
+    if is_gone:
+        # Before the end is recorded: who dies in between is asked once more, and answers the same.
+        off = Disable(envelope.user_id, envelope.task_id, reason=GONE_REASON, sparing=envelope.run_id)
         _until_stored(runtime, lambda: runtime.store.preferences.apply([off]))
+    recorded = _until_stored(runtime, lambda: ledger.finish([ending])[0])
     _log(ending, recorded=recorded)
 
 

@@ -8,10 +8,9 @@ from loguru import logger
 
 from tq.errors import InvalidInput, TaskNotFound
 from tq.models import Overlap, Run, RunKind, TaskId, UserId, manual_run_id
-from tq.pipeline.distribute import ASKED
+from tq.models.runs import EVERYBODY, NAMED
 from tq.runtime import Runtime
 from tq.store.planning import ShareClaim
-from tq.store.preferences import Cohort
 
 # A run that was asked for has no window; whoever is not served within a day has another run by then.
 MANUAL_LATENESS = timedelta(hours=24)
@@ -44,22 +43,15 @@ def start_run(
         raise TaskNotFound(f"task {task_id!r} is declared here but not in force; see tq tasks list")
     definition, task = in_force[task_id]
     run_id = manual_run_id(task_id, request_key or uuid.uuid4().hex)
-    claim = ShareClaim(
-        cohort=ASKED, start_at=look.now, spread=timedelta(0), deadline_at=look.now + MANUAL_LATENESS
-    )
     if user_ids is None:
-        cells = runtime.store.preferences.cells(task_id)
-        intervals = sorted({cell.interval for cell in cells})
-        claims = [
-            ShareClaim(str(Cohort(interval=interval)), claim.start_at, claim.spread, claim.deadline_at)
-            for interval in intervals
-        ]
-        if not claims:
+        cohort = EVERYBODY
+        if not runtime.store.preferences.cells(task_id):
             raise InvalidInput(f"nobody has {task_id!r} enabled; see tq users enable --help")
     else:
+        cohort = NAMED
         _check_named(runtime, task_id, user_ids)
         planning.ask_for(run_id, task_id, user_ids, keep=MANUAL_LATENESS)
-        claims = [claim]
+    share = ShareClaim(cohort, start_at=look.now, spread=timedelta(0), deadline_at=look.now + MANUAL_LATENESS)
     planning.claim(
         run_id,
         task=task,
@@ -67,7 +59,7 @@ def start_run(
         kind=RunKind.MANUAL,
         nominal_at=look.now,
         overlap=Overlap.ALLOW,
-        shares=claims,
+        shares=[share],
         distribution=runtime.transport.distribution_message(run_id),
         distribute_in=timedelta(0),
     )

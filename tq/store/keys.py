@@ -39,6 +39,7 @@ TABLE = {
     "leaf": Key("leaf:{task}|{cell}|{start}", "zset", "up to 128 users by place, from `start` on"),
     "user_branches": Key("user_branches", "zset", "starts of the leaves of users, by the users' hash"),
     "user_leaf": Key("user_leaf:{start}", "hash", "up to 128 users → `zone +enabled -disabled …`"),
+    "departures": Key("departures:{task}", "string", "how often anybody has left a cell of the task"),
     "settings": Key(
         "settings:{task}", "hash", "user → own interval, parameters, reason; only where there are any"
     ),
@@ -56,8 +57,15 @@ TABLE = {
     "shares": Key(
         "shares:{run}", "hash", "`index:field` of each share", f"{RETENTION_DAYS} days after its end"
     ),
-    "open": Key("open:{run}", "hash", "user → `attempt|spent|execute_after|parameters` of jobs not ended"),
-    "members": Key("members:{run}", "zset", "the users that a run was asked for, by place", "until its end"),
+    "open": Key(
+        "open:{run}", "hash", "user → `attempt|spent|share|execute_after|parameters` of jobs not ended"
+    ),
+    "members": Key(
+        "members:{run}|{share}",
+        "zset",
+        "users by place who are in the share whatever their cohort: asked for by name, or moved since its claim",
+        "until the run's end",
+    ),
     # What is due later
     "agenda": Key("agenda", "zset", "`r|run|user` (retry) and `d|run` (distribution) by when (ms)"),
     "agenda_messages": Key("agenda_messages", "hash", "agenda entry → queue, id and body of its message"),

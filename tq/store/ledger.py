@@ -65,6 +65,7 @@ class Step:
     wake_at: datetime
     jobs: Sequence[Envelope] = ()
     expired: int = 0
+    departures: str = ""
 
 
 class Ledger:
@@ -92,7 +93,8 @@ class Ledger:
                 int(step.done),
                 to_ms(step.wake_at),
                 step.expired,
-            )
+            ),
+            step.departures,
         ]
         for envelope in step.jobs:
             message = self._transport.job_message(envelope, priority)
@@ -137,4 +139,5 @@ class Ledger:
 
 
 def _state(envelope: Envelope) -> str:
-    return f"{envelope.attempt}|{envelope.spent}|{to_ms(envelope.execute_after)}|{envelope.parameters}"
+    after = to_ms(envelope.execute_after)
+    return f"{envelope.attempt}|{envelope.spent}|{envelope.share}|{after}|{envelope.parameters}"

@@ -135,6 +135,6 @@ class Planning:
 
     def ask_for(self, run_id: RunId, task_id: TaskId, user_ids: Sequence[UserId], *, keep: timedelta) -> None:
         """Notes the users that a run about to be claimed is for; forgotten after `keep` if it never is."""
-        key = self._keys("members", run_id)
+        key = self._keys("members", run_id, "0")
         scored = [part for user_id in user_ids for part in (place_of(task_id, user_id), user_id)]
         self._redis.calls([("ZADD", key, *scored), ("EXPIRE", key, int(keep.total_seconds()))])

@@ -16,6 +16,7 @@ import orjson
 from tq.clock import from_ms
 from tq.errors import UserNotFound
 from tq.models import Interval, RunId, TaskId, TaskSettings, UserId, UserPreference
+from tq.models.runs import EVERYBODY
 from tq.slots import LAST_PLACE
 from tq.store.connection import Argument, Connection, chunks, texts
 
@@ -48,12 +49,16 @@ class Enable:
 
 @dataclass(frozen=True)
 class Disable:
-    """Switch a task off for a user; settings are kept for later."""
+    """Switch a task off for a user; settings are kept for later.
+
+    Open jobs end as skipped, but for that of the run to be spared: its end is about to be recorded.
+    """
 
     user_id: UserId
     task_id: TaskId
     reason: str = ""
     timezone: str | Keep = KEEP
+    sparing: RunId | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Page:
 
     members: tuple[Member, ...]
     reached: int
+    departures: str
 
 
 @dataclass(frozen=True)
@@ -185,19 +191,29 @@ class Preferences:
         return sum(self.cells(task_id).values())
 
     def page(
-        self, task_id: TaskId, cohort: Cohort, *, after: int, upto: int = LAST_PLACE, size: int = PAGE
+        self,
+        task_id: TaskId,
+        cohort: Cohort | str,
+        *,
+        after: int,
+        upto: int = LAST_PLACE,
+        size: int = PAGE,
+        run_id: RunId | None = None,
+        share: int = 0,
     ) -> Page:
-        """The members after a place, about `size` of them, in no particular order among themselves."""
-        return _page(self._redis.script("page", task_id, str(cohort), after, upto, size))
+        """The members after a place, about `size` of them, in no particular order among themselves.
+
+        Of a run's share, also those who are listed with the run.
+        """
+        return _page(self._redis.script("page", task_id, str(cohort), after, upto, size, run_id or "", share))
 
     def members(self, task_id: TaskId, *, page: int = PAGE) -> Iterator[UserId]:
         """Everybody who has a task enabled, a page in memory at a time."""
-        for interval in sorted({cell.interval for cell in self.cells(task_id)}):
-            after = -1
-            while after < LAST_PLACE:
-                found = self.page(task_id, Cohort(interval=interval), after=after, size=page)
-                yield from (member.user_id for member in found.members)
-                after = found.reached
+        after = -1
+        while after < LAST_PLACE:
+            found = self.page(task_id, EVERYBODY, after=after, size=page)
+            yield from (member.user_id for member in found.members)
+            after = found.reached
 
     def enrolled(self, task_id: TaskId, user_ids: Sequence[UserId]) -> dict[UserId, bool]:
         """Which of these users have the task enabled."""
@@ -207,10 +223,6 @@ class Preferences:
     def _has(task_id: TaskId, preference: UserPreference | None) -> bool:
         settings = preference.tasks.get(task_id) if preference else None
         return settings is not None and settings.enabled
-
-    def asked_for(self, run_id: RunId, task_id: TaskId, *, after: int, size: int = PAGE) -> Page:
-        """The next members of the users that a run was asked for."""
-        return _page(self._redis.script("asked", run_id, task_id, after, size))
 
 
 def _arguments(change: Change) -> list[Argument]:
@@ -227,8 +239,8 @@ def _arguments(change: Change) -> list[Argument]:
                 else ""
             )
             return ["set", user, task, _zone(zone), *spelt, body, ""]
-        case Disable(user, task, reason, zone):
-            return ["off", user, task, _zone(zone), "", "", "", " ".join(reason.split())]
+        case Disable(user, task, reason, zone, sparing):
+            return ["off", user, task, _zone(zone), sparing or "", "", "", " ".join(reason.split())]
         case Relocate(user, zone):
             return ["zone", user, "", zone, "", "", "", ""]
 
@@ -259,7 +271,7 @@ def _settings(*, enabled: bool, text: str) -> TaskSettings:
 
 
 def _page(answer: list[Any]) -> Page:
-    reached, *fields = answer
+    reached, departures, *fields = answer
     members = tuple(
         Member(
             UserId(user),
@@ -270,7 +282,7 @@ def _page(answer: list[Any]) -> Page:
         )
         for user, place, settings, moved, zoned in zip(*[iter(fields)] * 5, strict=True)
     )
-    return Page(members, int(reached))
+    return Page(members, int(reached), str(departures))
 
 
 def _instant(ms: str) -> datetime | None:

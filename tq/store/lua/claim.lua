@@ -15,8 +15,11 @@ local definition, overlap = ARGV[6], ARGV[7]
 local run_key, shares_key = K.run(run), K.shares(run)
 local claimed, live, latest_deadline, reason_seen = 0, 0, 0, ''
 
-local function running(other)
-  return redis.call('HGET', K.run(other), 'status') == 'running'
+-- Whether a share of the last run still has something to do.
+local function has_ended(other, index)
+  if redis.call('HGET', K.run(other), 'status') ~= 'running' then return true end
+  local done, open = unpack(redis.call('HMGET', K.shares(other), index .. ':done', index .. ':open'))
+  return done == '1' and tonumber(open) == 0
 end
 
 -- What becomes of this share because of the last run of the same users: nil, or why it is skipped.
@@ -24,7 +27,7 @@ local function overlapping(cohort)
   local last = redis.call('HGET', K.last(task), cohort)
   if not last then return nil end
   local other, index = string.match(last, '^(.*)|(%d+)$')
-  if other == run or not running(other) then return nil end
+  if other == run or has_ended(other, index) then return nil end
   if overlap == 'skip' then return 'overlap' end
   if overlap == 'replace' then
     local field = index .. ':deadline'
@@ -52,7 +55,7 @@ for i = 12, #ARGV, 7 do
     if skip == '' and kind == 'schedule' then skip = overlapping(cohort) or '' end
     local prefix = shares .. ':'
     redis.call('HSET', shares_key, prefix .. 'cohort', cohort, prefix .. 'cursor', '-1', prefix .. 'start', start,
-      prefix .. 'spread', spread, prefix .. 'deadline', deadline, prefix .. 'done', skip == '' and '0' or '1')
+      prefix .. 'spread', spread, prefix .. 'deadline', deadline, prefix .. 'done', skip == '' and '0' or '1', prefix .. 'open', 0)
     if skip == '' then
       live = live + 1
       if kind == 'schedule' then redis.call('HSET', K.last(task), cohort, run .. '|' .. shares) end
@@ -85,7 +88,7 @@ if live > 0 then
   redis.call('HDEL', run_key, 'ended_at', 'reason')
   redis.call('PERSIST', run_key)
   redis.call('PERSIST', shares_key)
-  redis.call('PERSIST', K.members(run))
+  for share = first_new, shares - 1 do redis.call('PERSIST', K.members(run, share)) end
   redis.call('SADD', K.active(task), run)
   redis.call('ZADD', K.agenda(), now + tonumber(ARGV[8]), 'd|' .. run)
   redis.call('HSET', K.agenda_messages(), 'd|' .. run, ARGV[9] .. '\n' .. ARGV[10] .. '\n' .. ARGV[11])

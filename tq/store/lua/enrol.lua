@@ -4,7 +4,8 @@
 -- then, per change, eight texts: operation, user, task, zone, interval, and the settings' own
 -- interval, parameters, reason. '=' keeps what is there, '' means none.
 --   set    enable the task for the user, with these settings
---   off    disable it; settings are kept, so that enabling again restores them
+--   off    disable it; settings are kept, so that enabling again restores them. In place of the
+--          interval stands a run whose job is not ended, because its end is about to be recorded
 --   zone   the user lives in another zone: every cell changes with it
 --   forget delete the user and everything known of it
 -- Jobs that wait for a user whose task is switched off end at once as skipped(disabled).
@@ -57,6 +58,7 @@ local function leave_cell(task, cell, user)
   if not start then return end
   local leaf = K.leaf(task, cell, start)
   if redis.call('ZREM', leaf, user) == 0 then return end
+  redis.call('INCR', K.departures(task))
   if start ~= '0' and redis.call('EXISTS', leaf) == 0 then redis.call('ZREM', branches, start) end
   if redis.call('HINCRBY', K.cells(task), cell, -1) <= 0 then
     redis.call('HDEL', K.cells(task), cell)
@@ -156,17 +158,48 @@ end
 
 -- Changes ------------------------------------------------------------------------------------
 
-local function end_open_jobs(task, user, reason)
+local function end_open_jobs(task, user, reason, spared_run)
   for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
     local state = redis.call('HGET', K.open(run), user)
-    if state then
-      redis.call('HDEL', K.open(run), user)
+    if state and run ~= spared_run then
+      close_job(run, user, state)
       count(run, 'skipped', reason, 1)
       local nominal = redis.call('HGET', K.run(run), 'nominal_at')
       local calls = tonumber(string.match(state, '^(%d+)|')) - 1
       add_result(task, user, '["' .. run .. '","skipped","' .. reason .. '",' .. nominal .. ',0,'
         .. string.format('%d', now) .. ',0,' .. calls .. ',0]', history, ttl_s)
       close_if_done(run, now)
+    end
+  end
+end
+
+-- What is claimed stays: who leaves the cohort of a scheduled run before being reached is listed with
+-- the run. Who came into that cohort after the run's nominal time has no part in it.
+local function stay_in_claimed_runs(task, cell, new_cell, user)
+  local place = place_of(task .. '|' .. user)
+  local moved_at = tonumber(redis.call('ZSCORE', K.moved(task), user) or '0')
+  local rezoned_at = tonumber(redis.call('ZSCORE', K.rezoned(), user) or '0')
+  for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
+    local kind, nominal, shares = unpack(redis.call('HMGET', K.run(run), 'kind', 'nominal_at', 'shares'))
+    nominal = tonumber(nominal)
+    if kind == 'schedule' and moved_at < nominal then
+      for share = 0, tonumber(shares) - 1 do
+        local cohort, cursor, done = unpack(redis.call('HMGET', K.shares(run), share .. ':cohort',
+          share .. ':cursor', share .. ':done'))
+        local was_there = string.sub(cohort, 1, 1) == '*' or rezoned_at < nominal
+        if done == '0' and tonumber(cursor) < place and was_there
+          and is_in(cell, cohort) and not is_in(new_cell, cohort) then
+          redis.call('ZADD', K.members(run, share), place, user)
+        end
+      end
+    end
+  end
+end
+
+local function forget_in_runs(task, user)
+  for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
+    for share = 0, tonumber(redis.call('HGET', K.run(run), 'shares')) - 1 do
+      redis.call('ZREM', K.members(run, share), user)
     end
   end
 end
@@ -189,14 +222,17 @@ local function set(user, task, canonical, interval, parameters)
   local was_on = mark == '+' or mark == '*'
   if not mark then table.insert(record.order, task) end
   record.tasks[task] = write_settings(task, user, settings) and '*' or '+'
-  if was_on and before ~= after then leave_cell(task, before, user) end
+  if was_on and before ~= after then
+    stay_in_claimed_runs(task, before, after, user)
+    leave_cell(task, before, user)
+  end
   if mark and before ~= after then moved(task, user) end
   write_user(user, record)
   join_cell(task, after, user)
   return (not was_on or before ~= after or parameters_before ~= settings[3]) and 1 or 0
 end
 
-local function off(user, task, reason)
+local function off(user, task, reason, spared_run)
   local record = read_user(user)
   local mark = record and record.tasks[task]
   if mark ~= '+' and mark ~= '*' then return 0 end
@@ -205,7 +241,7 @@ local function off(user, task, reason)
   leave_cell(task, record.zone .. '|' .. settings[1], user)
   record.tasks[task] = write_settings(task, user, settings) and '/' or '-'
   write_user(user, record)
-  end_open_jobs(task, user, 'disabled')
+  end_open_jobs(task, user, 'disabled', spared_run)
   return 1
 end
 
@@ -220,6 +256,7 @@ local function live_in(user, zone)
     local mark = record.tasks[task]
     if mark == '+' or mark == '*' then
       local interval = read_settings(task, user, mark)[1]
+      stay_in_claimed_runs(task, record.zone .. '|' .. interval, zone .. '|' .. interval, user)
       -- In this order, so that a cohort of all zones keeps its due entry.
       join_cell(task, zone .. '|' .. interval, user)
       leave_cell(task, record.zone .. '|' .. interval, user)
@@ -238,6 +275,7 @@ local function forget(user)
   for _, task in ipairs(record.order) do
     off(user, task, '')
     redis.call('HDEL', K.settings(task), user)
+    forget_in_runs(task, user)
     redis.call('DEL', K.results(task, user))
     redis.call('ZREM', K.moved(task), user)
   end
@@ -253,7 +291,7 @@ for i = 4, #ARGV, 8 do
   local changed = 0
   if zone ~= '=' and operation ~= 'forget' then changed = live_in(user, zone) end
   if operation == 'set' then changed = math.max(changed, set(user, task, canonical, interval, parameters))
-  elseif operation == 'off' then changed = math.max(changed, off(user, task, reason))
+  elseif operation == 'off' then changed = math.max(changed, off(user, task, reason, canonical))
   elseif operation == 'forget' then changed = forget(user) end
   table.insert(answers, changed)
 end

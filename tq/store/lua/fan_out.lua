@@ -3,10 +3,14 @@
 -- a crash, finds it moved and changes nothing.
 -- ARGV: now, run, share, cursor that the distributor saw, the new cursor, 1 if the share is done
 --       with it, when to distribute on (ms), members that were passed over because their deadline
---       is past, then per job five texts: user, state, queue, message id, message body
+--       is past, how often anybody had left the task when the page was read, then per job five
+--       texts: user, state, queue, message id, message body
 -- Returns 'moved' if the cursor was elsewhere, 'stopped' if the run is not running; else how many
 -- jobs were put into the queue: a user whose job is open already gets no second one.
+-- Who was disabled since the page was read is left out; that is looked up only if anybody has left.
 -- include: now
+-- include: places
+-- include: enabled
 -- include: ledger
 local run, share, seen, cursor = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local run_key, shares_key, open_key = K.run(run), K.shares(run), K.open(run)
@@ -14,9 +18,11 @@ if redis.call('HGET', run_key, 'status') ~= 'running' then return 'stopped' end
 local there = redis.call('HMGET', shares_key, share .. ':cursor', share .. ':done')
 if there[1] ~= seen or there[2] ~= '0' then return 'moved' end
 
+local task = redis.call('HGET', run_key, 'task')
+local nobody_left = (redis.call('GET', K.departures(task)) or '0') == ARGV[9]
 local sent = 0
-for i = 9, #ARGV, 5 do
-  if redis.call('HSETNX', open_key, ARGV[i], ARGV[i + 1]) == 1 then
+for i = 10, #ARGV, 5 do
+  if (nobody_left or is_enabled(task, ARGV[i])) and redis.call('HSETNX', open_key, ARGV[i], ARGV[i + 1]) == 1 then
     enqueue(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
     sent = sent + 1
   end
@@ -25,6 +31,7 @@ local expired = tonumber(ARGV[8])
 if expired > 0 then count(run, 'expired', '', expired) end
 count(run, 'expected', '', sent + expired)
 redis.call('HSET', shares_key, share .. ':cursor', cursor, share .. ':done', ARGV[6])
+redis.call('HINCRBY', shares_key, share .. ':open', sent)
 -- The earliest wish counts: one share may be waiting for room and another for its next slot.
 redis.call('ZADD', K.agenda(), 'XX', 'LT', ARGV[7], 'd|' .. run)
 if ARGV[6] == '1' and redis.call('HINCRBY', run_key, 'undone', -1) == 0 then

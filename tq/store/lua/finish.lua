@@ -41,7 +41,7 @@ for i = 5, #ARGV, 11 do
     redis.call('HINCRBY', K.run(run), 'retries', 1)
     table.insert(answers, 1)
   else
-    redis.call('HDEL', K.open(run), user)
+    close_job(run, user, state)
     count(run, status, ARGV[i + 5], 1)
     add_result(task, user, ARGV[i + 6], history, ttl_s)
     if ARGV[i + 7] ~= '' then add_failure(task, run .. '|' .. user, ARGV[i + 7]) end

@@ -12,10 +12,16 @@ local function close_if_done(run, now)
   redis.call('SREM', K.active(task), run)
   redis.call('ZREM', K.agenda(), 'd|' .. run)
   redis.call('HDEL', K.agenda_messages(), 'd|' .. run)
-  redis.call('DEL', K.members(run))
+  for share = 0, tonumber(redis.call('HGET', run_key, 'shares')) - 1 do redis.call('DEL', K.members(run, share)) end
   redis.call('EXPIRE', run_key, RUN_RETENTION_S)
   redis.call('EXPIRE', K.shares(run), RUN_RETENTION_S)
   return true
+end
+
+-- Takes a job out of the open set; its state says which share it is of.
+local function close_job(run, user, state)
+  redis.call('HDEL', K.open(run), user)
+  redis.call('HINCRBY', K.shares(run), string.match(state, '^%d+|%d+|(%d+)|') .. ':open', -1)
 end
 
 local function count(run, status, reason, jobs)
