@@ -55,7 +55,8 @@ def test_people_are_told_how_to_follow_a_run(tq: Tq) -> None:
     answer = tq("trigger", "hourly_sync", "--key", "monday")
 
     run_id = tq("runs", "list", "--json").document[0]["run_id"]
-    assert answer.out == f"run {run_id} is started; see tq runs watch {run_id}\n"
+    assert answer.out.startswith(f"run {run_id}, started at ")
+    assert answer.out.endswith(f", is running; see tq runs watch {run_id}\n")
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,20 @@ def test_the_same_request_key_names_the_same_run(begin: Begin) -> None:
     assert len(journey.executor.jobs) == 1
 
 
+def test_a_request_key_does_not_change_for_whom_a_run_is(begin: Begin) -> None:
+    journey = begin(make_task(), at="2026-11-24T15:00")
+    for user in ("ada", "bob"):
+        journey.enable(user, "email_digest")
+    journey.trigger("email_digest", ["ada"], request_key="order-7")
+
+    again = journey.trigger("email_digest", ["bob"], request_key="order-7")
+    with pytest.raises(InvalidInput, match="which is for users who were named; use another key"):
+        journey.trigger("email_digest", request_key="order-7")
+
+    assert again.counts.expected == 1
+    assert journey.executor.users == ["ada"]
+
+
 def test_a_run_cannot_be_asked_for_whom_or_what_there_is_not(begin: Begin) -> None:
     journey = begin(make_task(), at="2026-11-24T15:00")
     journey.enable("ada", "email_digest")

@@ -66,7 +66,7 @@ def trigger(
     elif wait:
         _show_for_people(run)
     else:
-        say(f"run {run.id} is started; see tq runs watch {run.id}")
+        say(f"run {run.id}, started at {shown(run.claimed_at)}, is {run.status}; see tq runs watch {run.id}")
     if wait:
         _end_by(run)
 

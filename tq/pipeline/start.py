@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from loguru import logger
 
-from tq.errors import InvalidInput, TaskNotFound
-from tq.models import Overlap, Run, RunKind, TaskId, UserId, manual_run_id
+from tq.errors import InvalidInput, RunNotFound, TaskNotFound
+from tq.models import Overlap, Run, RunId, RunKind, TaskId, UserId, manual_run_id
 from tq.models.runs import EVERYBODY, NAMED
 from tq.runtime import Runtime
 from tq.store.planning import ShareClaim
@@ -31,7 +31,8 @@ def start_run(
 
     Raises:
         TaskNotFound: if the task is not defined, here or in the definitions in force.
-        InvalidInput: if a named user does not have the task enabled; then nothing is started.
+        InvalidInput: if a named user does not have the task enabled, or the request key names a run
+            for everybody and this one is not, or the other way round; then nothing is started.
     """
     planning = runtime.store.planning
     look = planning.look(limit=0)
@@ -43,6 +44,9 @@ def start_run(
         raise TaskNotFound(f"task {task_id!r} is declared here but not in force; see tq tasks list")
     definition, task = in_force[task_id]
     run_id = manual_run_id(task_id, request_key or uuid.uuid4().hex)
+    there = _run_of(runtime, run_id, named=user_ids is not None)
+    if there is not None:
+        return there
     if user_ids is None:
         cohort = EVERYBODY
         if not runtime.store.preferences.cells(task_id):
@@ -65,6 +69,20 @@ def start_run(
     )
     logger.info("run started on request", run_id=run_id, task_id=task_id)
     return runtime.store.runs.get(run_id)
+
+
+def _run_of(runtime: Runtime, run_id: RunId, *, named: bool) -> Run | None:
+    """The run that the request key names already, if there is one; it is for whom it was asked for first."""
+    try:
+        run = runtime.store.runs.get(run_id)
+    except RunNotFound:
+        return None
+    if (run.shares[0].cohort == NAMED) != named:
+        audience = "everybody" if named else "users who were named"
+        raise InvalidInput(
+            f"this request key names the run {run_id}, which is for {audience}; use another key"
+        )
+    return run
 
 
 def _check_named(runtime: Runtime, task_id: TaskId, user_ids: Sequence[UserId]) -> None:
