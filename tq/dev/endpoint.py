@@ -7,9 +7,6 @@ so the same calls always fail in the same way, whoever makes them and whenever.
 Its own tally of calls is the proof from outside: who was called, how often, and who was called
 again although the job was done. GET /stats and GET /calls tell it, POST /reset clears it; every
 other path is a task.
-
-The server is written on asyncio.Protocol, because one process has to answer thousands of calls a
-second while the workers that make them share the machine.
 """
 
 import argparse
@@ -20,28 +17,22 @@ import re
 import signal
 import socket
 import struct
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self
 from urllib.parse import parse_qs
 
 import orjson
 
 from tq.errors import InvalidInput
+from tq.http_server import HOST, Connection, Request, Server, listen
 from tq.models import format_duration, parse_duration
 
-HOST = "127.0.0.1"
-BACKLOG = 1024  # all of a worker's connections may be opened in the same instant
-MAX_HEAD_BYTES = 32 * 1024
-MAX_WAITING_BYTES = 64 * 1024  # of further requests on a connection whose last one is being answered
 KEPT_CALLS = 200_000
 MAX_JOBS = 5_000_000  # about half a gigabyte; later jobs are answered but no longer told apart
 SLOW_FROM, SLOW_TO = timedelta(milliseconds=300), timedelta(milliseconds=800)
@@ -68,7 +59,7 @@ class Behaviour:
 
     slow: float = 0.03
     flaky: float = 0.04
-    busy: float = 0.01
+    busy: float = 0.0005  # each holds the whole task for a second
     rejected: float = 0.01
     broken: float = 0.005
     fastest: timedelta = timedelta(milliseconds=5)
@@ -197,57 +188,19 @@ class Tally:
         ]
 
 
-class DemoEndpoint:
-    """An HTTP server on 127.0.0.1. As a context manager it runs in a thread of its own, on a free port."""
+class DemoEndpoint(Server):
+    """The endpoint, with its tally."""
 
     def __init__(self, *, behaviour: Behaviour, seed: int) -> None:
+        super().__init__()
         self.tally = Tally()
         self._behaviour = behaviour
         self._seed = seed
-        self._connections: set[_Connection] = set()
         self._served_lately: deque[float] = deque()  # monotonic seconds
 
-    async def serve(self, listener: socket.socket, *, until: asyncio.Event) -> None:
-        """Answer what comes to a listening socket until the event is set; then drop every connection."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(self), sock=listener, backlog=BACKLOG)
-        await until.wait()
-        server.close()
-        for connection in self._connections:
-            connection.drop()
-        await asyncio.sleep(0)  # asyncio tells a connection of its end in the next turn of the loop
-
-    def __enter__(self) -> Self:
-        listener = _listen(0)
-        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve_in_thread, args=(listener,), name="demo-endpoint")
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def _serve_in_thread(self, listener: socket.socket) -> None:
-        try:
-            self._loop.run_until_complete(self.serve(listener, until=self._stop))
-        finally:
-            self._loop.close()
-
-    def joined_by(self, connection: "_Connection") -> None:
-        """Remember an open connection."""
-        self._connections.add(connection)
-
-    def left_by(self, connection: "_Connection") -> None:
-        """Forget a connection that has ended."""
-        self._connections.discard(connection)
+    def connect(self) -> "_Connection":
+        """What answers a new caller."""
+        return _Connection(self)
 
     def answer(self, call: Call) -> Answer:
         """What the call gets. It counts against the limit."""
@@ -269,218 +222,58 @@ class DemoEndpoint:
         return False
 
 
-class Request(NamedTuple):
-    """A request whose body has arrived, and was passed over: all that counts is in the headers."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    keep_alive: bool
-
-
-class Refusal(NamedTuple):
-    """Why a stream of bytes is not, or no longer, a request; nothing after it can be understood."""
-
-    status: int
-    reason: str
-
-
-class RequestReader:
-    """Makes requests out of bytes as they come, however they are cut."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._request: Request | None = None
-        self._missing = 0  # bytes of that request's body
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How much has come that was not read yet."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> None:
-        """Take what has come."""
-        self._buffer += data
-
-    def next_request(self) -> Request | Refusal | None:
-        """The next complete request, or None until more has come. After a refusal nothing follows."""
-        if self._request is None:
-            head = self._take_head()
-            if not isinstance(head, str):
-                return head
-            parsed = _parse_head(head)
-            if isinstance(parsed, Refusal):
-                return parsed
-            self._request, self._missing = parsed
-        passed_over = min(self._missing, len(self._buffer))
-        del self._buffer[:passed_over]
-        self._missing -= passed_over
-        if self._missing:
-            return None
-        request, self._request = self._request, None
-        return request
-
-    def _take_head(self) -> str | Refusal | None:
-        buffer = self._buffer
-        while buffer.startswith(b"\r\n"):  # some clients send one too many after a body
-            del buffer[:2]
-        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-        # Looked for before the head is complete: whoever ends lines with \n would wait forever.
-        if _NO_HEAD.search(buffer, 0, end + 4 if end >= 0 else MAX_HEAD_BYTES):
-            return Refusal(400, "a line break that is not \\r\\n, or a control character, in the head")
-        if end >= 0:
-            head = buffer[:end].decode("latin-1")
-            del buffer[: end + 4]
-            return head
-        if len(buffer) >= MAX_HEAD_BYTES:
-            return Refusal(431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
-        return None
-
-
-_NO_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|(?<!\r)\n")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-
-
-def _parse_head(head: str) -> tuple[Request, int] | Refusal:
-    """The request and the length of its body."""
-    first, *lines = head.split("\r\n")
-    words = first.split(" ")
-    if len(words) != 3 or not _TOKEN.fullmatch(words[0]) or not words[2].startswith("HTTP/"):
-        return Refusal(400, "the first line is not METHOD /path HTTP/1.1")
-    method, target, version = words
-    if version not in ("HTTP/1.1", "HTTP/1.0"):
-        return Refusal(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    if not target.startswith("/"):
-        return Refusal(400, "the target does not begin with /")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, text = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name):
-            return Refusal(400, "a header is not Name: value")
-        name, text = name.lower(), text.strip(" \t")
-        if headers.setdefault(name, text) != text and name == "content-length":
-            return Refusal(400, "two lengths that differ")
-    if "transfer-encoding" in headers:
-        return Refusal(411, "a body needs Content-Length; chunks are not read here")
-    if method not in _METHODS:
-        return Refusal(405, f"only {', '.join(sorted(_METHODS))} are answered here")
-    length = headers.get("content-length", "0")
-    if not _LENGTH.fullmatch(length):
-        return Refusal(400, "Content-Length is not a number of bytes")
-    connection = headers.get("connection", "").lower()
-    keep_alive = "close" not in connection if version == "HTTP/1.1" else "keep-alive" in connection
-    return Request(method, target, headers, keep_alive), int(length)
-
-
-class _Connection(asyncio.Protocol):
-    """One caller. Its requests are answered one after the other, in their order.
+class _Connection(Connection):
+    """One caller of a task, or whoever asks about the tally.
 
     A caller that leaves before its answer is recorded as ABANDONED: it does not know what became
     of the job, so its next call for it is no duplicate.
     """
 
     def __init__(self, endpoint: DemoEndpoint) -> None:
+        super().__init__(endpoint)
         self._endpoint = endpoint
-        self._reader = RequestReader()
         self._open: _OpenCall | None = None
-        self._is_writable = True
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # a stream server's transports are such
-        self._endpoint.joined_by(self)
+    def take(self, request: Request) -> None:
+        path, _, query = request.target.partition("?")
+        match request.method, path:
+            case "GET", "/stats":
+                self.answer(200, self._endpoint.tally.stats())
+            case "GET", "/calls":
+                after = parse_qs(query).get("after", ["0"])[-1]
+                if _NUMBER.fullmatch(after):
+                    self.answer(200, self._endpoint.tally.calls_after(int(after)))
+                else:
+                    self.answer(
+                        400, {"error": "after is not a number; write the last sequence number you have"}
+                    )
+            case "POST", "/reset":
+                # Calls under way end in the old tally, so the new one begins with nothing.
+                self._endpoint.tally = Tally()
+                self.answer(200, {})
+            case _, "/stats" | "/calls" | "/reset":
+                self.answer(405, {"error": "read /stats and /calls, post to /reset"})
+            case _:
+                self._begin(_call_of(request, path))
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._endpoint.left_by(self)
+    def abandon(self) -> None:
         if self._open is not None:
             self._open.timer.cancel()
             self._open.tally.end(self._open.call, ABANDONED)
 
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        self._advance()
-
-    def pause_writing(self) -> None:
-        self._is_writable = False
-
-    def resume_writing(self) -> None:
-        self._is_writable = True
-        self._advance()
-
-    def drop(self) -> None:
-        """End the connection at once."""
-        self._transport.abort()
-
-    def _advance(self) -> None:
-        while self._open is None and self._is_writable and not self._transport.is_closing():
-            request = self._reader.next_request()
-            if request is None:
-                break
-            if isinstance(request, Refusal):
-                self._write(request.status, {"error": request.reason}, keep_alive=False)
-            else:
-                self._take(request)
-        if self._reader.waiting_bytes > MAX_WAITING_BYTES:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-    def _take(self, request: Request) -> None:
-        path, _, query = request.target.partition("?")
-        match request.method, path:
-            case "GET", "/stats":
-                self._write(200, self._endpoint.tally.stats(), keep_alive=request.keep_alive)
-            case "GET", "/calls":
-                after = parse_qs(query).get("after", ["0"])[-1]
-                if _LENGTH.fullmatch(after):
-                    calls = self._endpoint.tally.calls_after(int(after))
-                    self._write(200, calls, keep_alive=request.keep_alive)
-                else:
-                    error = {"error": "after is not a number; write the last sequence number you have"}
-                    self._write(400, error, keep_alive=request.keep_alive)
-            case "POST", "/reset":
-                # Calls under way end in the old tally, so the new one begins with nothing.
-                self._endpoint.tally = Tally()
-                self._write(200, {}, keep_alive=request.keep_alive)
-            case _, "/stats" | "/calls" | "/reset":
-                self._write(
-                    405, {"error": "read /stats and /calls, post to /reset"}, keep_alive=request.keep_alive
-                )
-            case _:
-                self._begin(_call_of(request, path), keep_alive=request.keep_alive)
-
-    def _begin(self, call: Call, *, keep_alive: bool) -> None:
+    def _begin(self, call: Call) -> None:
         answer = self._endpoint.answer(call)
         tally = self._endpoint.tally
         tally.begin()
         timer = asyncio.get_running_loop().call_later(answer.after.total_seconds(), self._end)
-        self._open = _OpenCall(call, answer.status, tally, timer, keep_alive)
+        self._open = _OpenCall(call, answer.status, tally, timer)
 
     def _end(self) -> None:
-        if self._open is None:
-            return
-        ended, self._open = self._open, None
-        ended.tally.end(ended.call, ended.status)
-        self._write(
-            ended.status, {"task": ended.call.task, "user": ended.call.user}, keep_alive=ended.keep_alive
-        )
-        self._advance()
-
-    def _write(self, status: int, body: object, *, keep_alive: bool) -> None:
-        content = orjson.dumps(body)
-        lines = [
-            f"HTTP/1.1 {status} {_PHRASES.get(status, '')}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(content)}",
-        ]
-        if status in (429, 503):
-            lines.append("Retry-After: 1")
-        if not keep_alive:
-            lines.append("Connection: close")
-        self._transport.write("\r\n".join([*lines, "", ""]).encode() + content)
-        if not keep_alive:
-            self._transport.close()
+        if self._open is not None:
+            (call, status, tally, _), self._open = self._open, None
+            tally.end(call, status)
+            told = {"task": call.task, "user": call.user}
+            self.answer(status, told, retry_after=1 if status in (429, 503) else None)
 
 
 class _OpenCall(NamedTuple):
@@ -488,10 +281,9 @@ class _OpenCall(NamedTuple):
     status: int
     tally: Tally
     timer: asyncio.TimerHandle
-    keep_alive: bool
 
 
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -505,10 +297,6 @@ def _call_of(request: Request, path: str) -> Call:
         attempt=int(attempt) if _ATTEMPT.fullmatch(attempt) else 1,
         started=time.time(),
     )
-
-
-def _listen(port: int) -> socket.socket:
-    return socket.create_server((HOST, port), backlog=BACKLOG)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -532,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InvalidInput as error:
         parser.error(str(error))
     try:
-        listener = _listen(chosen.port)
+        listener = listen(chosen.port)
     except OSError as error:
         parser.exit(1, f"cannot listen on {HOST}:{chosen.port}: {error}; choose another --port\n")
     asyncio.run(
