@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tq.errors import InvalidSetting
-from tq.models import Duration
+from tq.models import Duration, Rate, Strategy
 
 _NAMESPACE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$"
 
@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     tasks_file: Path = Field(default=Path("tasks.yaml"), description="The file that declares task types.")
     task_modules: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Python modules that declare task types with @task, separated by commas."
+    )
+    rate_limit: Rate = Field(
+        default=100.0, description="The most calls per second of all tasks together, such as 100 or 100/s."
+    )
+    rate_strategy: Strategy = Field(
+        default=Strategy.ADAPTIVE,
+        description="adaptive: find the rate below the ceiling; stepped: half, once or twice the rate by errors.",
     )
     allow_private_endpoints: bool = Field(
         default=False,
@@ -121,7 +128,8 @@ def load_settings() -> Settings:
         name = variable_of(str(first["loc"][0]))
         message = first["msg"].removeprefix("Value error, ")
         # What is wrong with a URL may be that its password cannot be told from the rest.
-        found = "" if name == "TQ_REDIS_URL" else f" (found {first['input']!r})"
+        hidden = name == "TQ_REDIS_URL"
+        found = f" (found {first['input']!r})" if not hidden and repr(first["input"]) not in message else ""
         raise InvalidSetting(f"{name}: {message}{found}") from None
 
 

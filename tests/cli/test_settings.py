@@ -33,3 +33,35 @@ def test_a_password_is_never_shown(tq: Tq, url: str, monkeypatch: pytest.MonkeyP
 
     assert PASSWORD not in tq("settings").out
     assert PASSWORD not in tq("settings", "--json").out
+
+
+def test_the_rate_of_everything_is_calls_per_second_however_it_is_written(
+    tq: Tq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQ_RATE_LIMIT", "30/m")
+    monkeypatch.setenv("TQ_RATE_STRATEGY", "stepped")
+
+    shown = {setting["variable"]: setting["value"] for setting in tq("settings", "--json").document}
+
+    assert (shown["TQ_RATE_LIMIT"], shown["TQ_RATE_STRATEGY"]) == (0.5, "stepped")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("TQ_RATE_LIMIT", "fast", "'fast' is not a rate; write calls per second, or with a unit: 50, 50/s"),
+        ("TQ_RATE_LIMIT", "0/s", "'0/s' is too small; write more than 0"),
+        ("TQ_RATE_LIMIT", "", "'' is not a rate"),
+        ("TQ_RATE_STRATEGY", "fixed", "Input should be 'adaptive' or 'stepped' (found 'fixed')"),
+    ],
+)
+def test_a_rate_that_cannot_be_used_is_told_with_its_variable(
+    tq: Tq, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    answer = tq("tasks", "list")
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"error: {variable}: {told}")
+    assert answer.err.count(repr(value)) == 1

@@ -110,12 +110,44 @@ def task_with(*lines: str) -> str:
             "timeout: nothing is written; write a value, or drop the key",
         ),
         (
-            "rate_limit: {base: 50, min: 25, max: 100}",
-            "rate_limit: a mapping is not a number; write one such as 50",
-        ),
-        (
             "rate_limit: 0",
             "rate_limit: 0 is too small; write more than 0",
+        ),
+        (
+            "rate_limit: 50/d",
+            "rate_limit: '50/d' is not a rate; write calls per second, or with a unit: 50, 50/s, 30/m, 3000/h",
+        ),
+        (
+            "rate_limit: [50]",
+            "rate_limit: a list is not a rate; write calls per second, or with a unit: 50, 50/s, 30/m, 3000/h",
+        ),
+        (
+            "rate_limit: {base: 50, min: 25}",
+            "rate_limit.max: is missing; write a rate such as 50",
+        ),
+        (
+            "rate_limit: {base: 50, min: 25, max: 0}",
+            "rate_limit.max: 0 is too small; write more than 0",
+        ),
+        (
+            "rate_limit: {base: 50, min: , max: 100}",
+            "rate_limit.min: nothing is written; write a value, or drop the key",
+        ),
+        (
+            "rate_limit: {base: 50, min: 60, max: 100}",
+            "rate_limit: min 60, base 50, max 100 are not in order; write min <= base <= max",
+        ),
+        (
+            "rate_limit: {base: 50, min: 25, max: 100, maxx: 1}",
+            "rate_limit.maxx: is not a known key; known are base, min, max; did you mean max?",
+        ),
+        (
+            "concurrency: 0",
+            "concurrency: 0 is too small; write at least 1",
+        ),
+        (
+            "concurrency: 10001",
+            "concurrency: 10001 is too large; write at most 10000",
         ),
         (
             "name: [Email, Digest]",
@@ -556,7 +588,11 @@ definitions = st.fixed_dictionaries(
         ),
         "config": values
         | st.fixed_dictionaries({}, optional=dict.fromkeys(("endpoint", "headers", "method"), values)),
-        **dict.fromkeys(("window", "timeout", "retries", "rate_limit", "missed", "executor", "what"), values),
+        **dict.fromkeys(
+            ("window", "timeout", "retries", "concurrency", "missed", "executor", "what"), values
+        ),
+        "rate_limit": values
+        | st.fixed_dictionaries({}, optional=dict.fromkeys(("base", "min", "max"), values)),
     },
 )
 

@@ -8,7 +8,7 @@ import pytest
 
 from tq.errors import InvalidDefinition
 from tq.executors import load_executor
-from tq.models import ExecutionResult, Interval, Job, Missed, TaskType
+from tq.models import ExecutionResult, Interval, Job, Missed, RateBand, TaskType
 from tq.registry import Registry, declared, task
 from tq.testing.builders import make_job
 
@@ -71,6 +71,8 @@ def test_options_mean_what_they_mean_in_the_file() -> None:
         timeout="5m",
         retries=2,
         retry_delay=timedelta(seconds=1),
+        rate_limit={"base": "50/s", "min": 25, "max": 100},
+        concurrency=3,
         priority="high",
         missed="skip",
         config={"endpoint": "https://example.com"},
@@ -80,6 +82,7 @@ def test_options_mean_what_they_mean_in_the_file() -> None:
     assert digest.interval == Interval.daily(at="09:30")
     assert (digest.title, str(digest.window), digest.retries) == ("Digest", "50%", 2)
     assert (digest.timeout, digest.retry_delay) == (timedelta(minutes=5), timedelta(seconds=1))
+    assert (digest.rate_limit, digest.concurrency) == (RateBand(base=50, min=25, max=100), 3)
     assert digest.missed is Missed.SKIP
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from tq.errors import InvalidDefinition, TaskNotFound
-from tq.models import TaskId
+from tq.models import Interval, TaskId
 from tq.registry import Registry, environment, load_registry, task_fingerprint
 from tq.settings import Settings
 from tq.testing.builders import make_task
@@ -194,6 +194,13 @@ def test_a_fingerprint_is_that_of_the_definitions_in_any_order() -> None:
     assert Registry.of([digest, sync]).fingerprint == Registry.of([sync, digest]).fingerprint
     assert Registry.of([digest]).fingerprint != Registry.of([digest, sync]).fingerprint
     assert Registry.of([digest]).fingerprint != Registry.of([make_task("digest", retries=1)]).fingerprint
+
+
+def test_a_key_that_is_not_written_is_no_part_of_a_fingerprint() -> None:
+    # A fingerprint that a new release changed would replace every definition once.
+    assert (
+        task_fingerprint(make_task("email_digest", interval=Interval.daily(at="09:00"))) == "3cca252b293e0234"
+    )
 
 
 def test_equal_definitions_have_one_fingerprint_however_they_are_written() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tq.models import FixedTime, Interval, Priority, TaskType, Window
+from tq.models import FixedTime, Interval, Priority, RateBand, TaskType, Window
 from tq.registry import read_tasks_file
 
 SAMPLE = """\
@@ -104,6 +104,23 @@ def test_a_file_of_the_go_service_is_read_as_it_stands(tmp_path: Path) -> None:
     assert sync.config is not None
     assert (sync.config.method, sync.config.max_duration) == ("POST", timedelta(seconds=90))
     assert report.interval.at_time == FixedTime(hour=9, minute=30)
+
+
+@pytest.mark.parametrize(
+    ("written", "rate_limit"),
+    [
+        ("12.5", 12.5),
+        ("30/m", 0.5),
+        ("3600/h", 1.0),
+        ("{base: 50, min: 25/s, max: 6000/m}", RateBand(base=50, min=25, max=100)),
+    ],
+)
+def test_a_rate_may_have_a_unit_and_may_be_a_band(
+    tmp_path: Path, written: str, rate_limit: float | RateBand
+) -> None:
+    task = read_one(tmp_path, f"rate_limit: {written}\nconcurrency: 4")
+
+    assert (task.rate_limit, task.concurrency) == (rate_limit, 4)
 
 
 def test_tasks_may_be_a_mapping_from_id_to_task(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, manual_run_id
 from tq.models.interval import FixedTime, Interval, IntervalType
 from tq.models.jobs import Envelope, Job
 from tq.models.preferences import MAX_PARAMETERS_BYTES, TaskSettings, UserPreference
+from tq.models.rates import Rate, RateBand, Strategy, format_rate, parse_rate
 from tq.models.results import ErrorDetail, ExecutionResult, JobResult, JobStatus, Outcome
 from tq.models.runs import Run, RunCounts, RunKind, RunStatus, Share
 from tq.models.tasks import Missed, Overlap, Priority, TaskConfig, TaskType, Window
@@ -26,12 +27,15 @@ __all__ = [
     "Outcome",
     "Overlap",
     "Priority",
+    "Rate",
+    "RateBand",
     "Run",
     "RunCounts",
     "RunId",
     "RunKind",
     "RunStatus",
     "Share",
+    "Strategy",
     "TaskConfig",
     "TaskId",
     "TaskSettings",
@@ -40,8 +44,10 @@ __all__ = [
     "UserPreference",
     "Window",
     "format_duration",
+    "format_rate",
     "job_id_of",
     "manual_run_id",
     "parse_duration",
+    "parse_rate",
     "scheduled_run_id",
 ]

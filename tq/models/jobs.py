@@ -57,7 +57,8 @@ class Envelope:
     """A job on its way through a queue: only what cannot be looked up where it arrives.
 
     Its text shows the job id alone, because whoever logs a message logs its arguments.
-    `spent` counts attempts that were spent, `attempt` is the number of the call to be made.
+    `spent` counts attempts that were spent, and `failed_at` is when the last of them ended: if that
+    was in an outage, it can be given back. `attempt` is the number of the call to be made.
     `share` is the index of the run's share that holds the deadline; `parameters` stay JSON until
     the call is made.
     """
@@ -66,6 +67,7 @@ class Envelope:
         "attempt",
         "definition",
         "execute_after",
+        "failed_at",
         "kind",
         "parameters",
         "run_id",
@@ -89,6 +91,7 @@ class Envelope:
         share: int,
         attempt: int = 1,
         spent: int = 0,
+        failed_at: datetime | None = None,
         parameters: str = "",
     ) -> None:
         self.task_id = task_id
@@ -101,6 +104,7 @@ class Envelope:
         self.share = share
         self.attempt = attempt
         self.spent = spent
+        self.failed_at = failed_at
         self.parameters = parameters
 
     @property
@@ -121,13 +125,16 @@ class Envelope:
             self.share,
             self.attempt,
             self.spent,
+            to_ms(self.failed_at) if self.failed_at else 0,
             self.parameters,
         ]
 
     @classmethod
     def from_wire(cls, fields: list[Any]) -> Self:
         """The envelope that `to_wire` wrote."""
-        task, user, run, kind, definition, scheduled, after, share, attempt, spent, parameters = fields
+        task, user, run, kind, definition, scheduled, after, share, attempt, spent, failed, parameters = (
+            fields
+        )
         return cls(
             task_id=task,
             user_id=user,
@@ -139,13 +146,14 @@ class Envelope:
             share=share,
             attempt=attempt,
             spent=spent,
+            failed_at=from_ms(failed) if failed else None,
             parameters=parameters,
         )
 
-    def next_attempt(self, *, spent: int) -> "Envelope":
-        """The same job, for the attempt after this one."""
+    def next_attempt(self, *, spent: int, failed_at: datetime | None = None) -> "Envelope":
+        """The same job, for the attempt after this one, with what is to be known then of spent attempts."""
         fields = self.to_wire()
-        fields[-3:] = [self.attempt + 1, spent, self.parameters]
+        fields[-4:] = [self.attempt + 1, spent, to_ms(failed_at) if failed_at else 0, self.parameters]
         return Envelope.from_wire(fields)
 
     def open_for(self, task: TaskType, *, deadline_at: datetime) -> Job:

@@ -32,8 +32,18 @@ class RunStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+class Wait(StrEnum):
+    """What a run's distribution waits for when it has sent less than has come due."""
+
+    ROOM = "room"  # what it has sent is not worked off yet
+    RETRIES = "retries"  # too many of its jobs wait for their retry
+
+
 class RunCounts(Model):
-    """The ledger of a run. `expected` is the sum of all others once the run has ended."""
+    """The ledger of a run. `expected` is the sum of all final states once the run has ended.
+
+    `waiting` are those of the open jobs that wait for their retry; `retries` were there in all.
+    """
 
     expected: int = 0
     success: int = 0
@@ -42,6 +52,7 @@ class RunCounts(Model):
     cancelled: int = 0
     skipped: int = 0
     open: int = 0
+    waiting: int = 0
     retries: int = 0
     skipped_by_reason: dict[str, int] = Field(default_factory=dict)
 
@@ -81,6 +92,7 @@ class Run(Model):
     deadline_at: datetime
     ended_at: datetime | None = None
     definition: str = ""
+    waits_for: Wait | None = None
     counts: RunCounts = RunCounts()
     shares: tuple[Share, ...] = ()
 

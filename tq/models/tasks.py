@@ -12,6 +12,7 @@ from tq.models.base import Model
 from tq.models.durations import DURATION_RULE, Duration, format_duration, parse_duration
 from tq.models.ids import TaskIdField
 from tq.models.interval import Interval
+from tq.models.rates import RateLimit
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _URL = re.compile(r"(?i)https?://[^/?#\s]+")
@@ -158,7 +159,8 @@ class TaskType(Model):
     retries: Annotated[int, Field(ge=0, le=100)] = 3
     retry_delay: Duration = timedelta(seconds=5)
     retry_after_max: Duration = timedelta(hours=1)
-    rate_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    rate_limit: RateLimit | None = None
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
     priority: Priority = Priority.NORMAL
     missed: Missed = Missed.LATEST
     catchup_window: Duration | None = None

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tq.errors import InvalidDefinition
-from tq.models import FixedTime, Interval, TaskConfig, TaskType
+from tq.models import FixedTime, Interval, RateBand, TaskConfig, TaskType
 from tq.models.base import Model
 from tq.models.ids import ID_PATTERN, ID_RULE
+from tq.models.rates import FORMS
 from tq.models.tasks import ENVIRONMENT, ENVIRONMENT_NAME, PLACEHOLDERS
 
 Key: TypeAlias = tuple[str | int, ...]
@@ -32,6 +33,7 @@ _MODELS: Mapping[Key, type[Model]] = {
     (): TaskType,
     ("interval",): Interval,
     ("interval", "at_time"): FixedTime,
+    ("rate_limit",): RateBand,
     ("config",): TaskConfig,
 }
 # What to write where a key is missing, or where its value is of the wrong kind.
@@ -44,6 +46,7 @@ _EXAMPLES: Mapping[Key, str] = {
     ("interval", "at_time", "hour"): "0 to 23",
     ("interval", "day"): "1 to 31, or last",
     ("interval", "anchor"): "a date such as 2026-01-31",
+    **{("rate_limit", name): "a rate such as 50" for name in RateBand.model_fields},
     ("config",): "{endpoint: https://example.com/digest}",
     _ENDPOINT: "a URL that begins with https:// or http://",
     _HEADERS: "{Content-Type: application/json}",
@@ -173,16 +176,17 @@ def shown(value: object) -> str:
 
 def _key_of(details: ErrorDetails, definition: object) -> Key:
     """The key that the author wrote, without the names that pydantic adds for the members of a union."""
-    location = details["loc"]
+    key: list[str | int] = []
     here = definition
-    for depth, step in enumerate(location):
+    for step in details["loc"]:
         if isinstance(here, Mapping) and step in here:
             here = here[step]
-        elif details["type"] == "missing":
-            return location
-        else:
-            return location[:depth]
-    return location
+        elif step in FORMS:
+            continue
+        elif details["type"] != "missing":
+            break
+        key.append(step)
+    return tuple(key)
 
 
 def _text_of(details: ErrorDetails, key: Key) -> str:

@@ -14,7 +14,18 @@ from pydantic import ValidationError
 
 from tq.errors import InvalidDefinition
 from tq.executors import Executor
-from tq.models import Interval, Job, Missed, Overlap, Priority, TaskConfig, TaskId, TaskType, Window
+from tq.models import (
+    Interval,
+    Job,
+    Missed,
+    Overlap,
+    Priority,
+    RateBand,
+    TaskConfig,
+    TaskId,
+    TaskType,
+    Window,
+)
 from tq.registry.faults import (
     Declaration,
     Fault,
@@ -43,7 +54,8 @@ def task(
     retries: int | None = None,
     retry_delay: timedelta | str | float | None = None,
     retry_after_max: timedelta | str | float | None = None,
-    rate_limit: float | None = None,
+    rate_limit: float | str | RateBand | Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
     priority: Priority | Literal["high", "normal", "low"] | None = None,
     missed: Missed | Literal["latest", "skip", "all"] | None = None,
     catchup_window: timedelta | str | float | None = None,
@@ -54,8 +66,9 @@ def task(
     """Declare a task type that the decorated function, or class with a method `execute`, carries out.
 
     The options are the keys of tasks.yaml and mean the same; durations are a timedelta, a number
-    of seconds, or text such as `5m`. What is left out has the default it has there. With
-    `executor`, that executor carries the task out in place of what is decorated.
+    of seconds, or text such as `5m`; a rate is a number of calls per second, or text such as `30/m`.
+    What is left out has the default it has there. With `executor`, that executor carries the task out
+    in place of what is decorated.
 
     Raises:
         InvalidDefinition: when it decorates; names file, line and key, what was found and what is
@@ -72,6 +85,7 @@ def task(
         "retry_delay": retry_delay,
         "retry_after_max": retry_after_max,
         "rate_limit": rate_limit,
+        "concurrency": concurrency,
         "priority": priority,
         "missed": missed,
         "catchup_window": catchup_window,
