@@ -5,10 +5,13 @@
   by one command in a thousand.
 - What a live process had fetched survives the loss of its connection.
 - A message whose record could not be stored goes back to its queue instead of being acknowledged.
+- A job that may not run now goes onto the agenda, in one step with leaving its queue.
 """
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -22,8 +25,10 @@ from loguru import logger
 
 from actors.encoding import TICK
 from actors.transport import broker_namespace
-from tq.errors import StoreError
+from tq.errors import NotNow, StoreError
 from tq.settings import Settings
+from tq.store import QueuedMessage
+from tq.store.agenda import Agenda, PutOff
 from tq.store.connection import open_client
 
 # A live process shows itself every three seconds, in its upkeep.
@@ -33,7 +38,7 @@ DEAD_AFTER_MS = 15_000
 class Broker(RedisBroker):
     """A Redis broker without delay queues, that recovers what dead processes had fetched."""
 
-    def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware]) -> None:
+    def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda) -> None:
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
             # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
             client=open_client(settings.redis_url, decode_responses=False, retries=0),
@@ -42,6 +47,7 @@ class Broker(RedisBroker):
             heartbeat_timeout=DEAD_AFTER_MS,
             maintenance_chance=0,
         )
+        self._agenda = agenda
         self._consumers: dict[str, Consumer] = {}
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
 
@@ -86,13 +92,35 @@ class Broker(RedisBroker):
         arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]
         return int(self._recover(keys=[self.namespace], args=arguments))
 
+    def put_off(self, messages: Sequence[tuple[MessageProxy, timedelta]]) -> None:
+        """Has jobs that this process has fetched and not begun come again later, each after its delay.
+
+        They are the caller's no more, whatever happens: what Redis did not take is put back into its
+        queue by the consumer, as soon as Redis can be reached. Any thread may call this.
+        """
+        consumers = {message.queue_name: self._consumers[message.queue_name] for message, _ in messages}
+        # Before the step: once it is made a message can be fetched anew, and then it is held anew.
+        for message, _ in messages:
+            consumers[message.queue_name].let_go(message)
+        try:
+            self._agenda.put_off(
+                [as_put_off(message, delay) for message, delay in messages], holder=self.broker_id
+            )
+        except StoreError as error:
+            logger.warning(
+                "jobs not put off; they go back to their queues", jobs=len(messages), reason=str(error)
+            )
+            for consumer in consumers.values():
+                consumer.unsure.set()
+
 
 class Consumer(_RedisConsumer):
     """Takes messages from a queue.
 
     After a lost connection Dramatiq makes a new consumer and forgets what the old one had fetched
     (its issue 527). This one takes over from its predecessor, and what was fetched by a command
-    whose answer never came goes back to the queue.
+    whose answer never came goes back to the queue. So does what this process has let go of by a
+    command whose answer never came. `unsure` is set while there may be such messages.
     """
 
     def __init__(
@@ -100,11 +128,13 @@ class Consumer(_RedisConsumer):
     ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
         self._held: set[str] = set()
-        self._to_reconcile = predecessor is not None
+        self.unsure = threading.Event()
         if predecessor is not None:
             self.message_cache = predecessor.message_cache
             self.queued_message_ids = predecessor.queued_message_ids
             self._held = predecessor._held
+            self.unsure = predecessor.unsure
+            self.unsure.set()
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None if there was none in a while.
@@ -113,7 +143,7 @@ class Consumer(_RedisConsumer):
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
         with _closing_on_loss():
-            if self._to_reconcile:
+            if self.unsure.is_set():
                 self._reconcile()
             try:
                 message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # likewise
@@ -125,19 +155,26 @@ class Consumer(_RedisConsumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
-        """Acknowledges a message, or puts it back if its record could not be stored."""
-        with _closing_on_loss():
-            if isinstance(message._exception, StoreError):
-                self.requeue([message])  # type: ignore[no-untyped-call] # likewise
-                self.queued_message_ids.discard(message.message_id)
-            else:
+        """Acknowledges a message; or puts it off if it may not run now, or back if its record could not be stored."""
+        delay = put_off_for(message)
+        if delay is not None:
+            self.broker.put_off([(message, delay)])
+        elif isinstance(message._exception, StoreError):
+            self._put_back(message)
+        else:
+            with _closing_on_loss():
                 super().ack(message)  # type: ignore[no-untyped-call] # likewise
-        self._held.discard(message.options["redis_message_id"])
+            self._held.discard(message.options["redis_message_id"])
 
     def nack(self, message: MessageProxy) -> None:
         """Moves a message to the dead letters."""
         with _closing_on_loss():
             super().nack(message)  # type: ignore[no-untyped-call] # likewise
+        self._held.discard(message.options["redis_message_id"])
+
+    def let_go(self, message: MessageProxy) -> None:
+        """Forgets a message that was fetched, so that another may be."""
+        self.queued_message_ids.discard(message.message_id)
         self._held.discard(message.options["redis_message_id"])
 
     def close(self) -> None:
@@ -150,6 +187,14 @@ class Consumer(_RedisConsumer):
             if self.message_cache:
                 self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
                 self.message_cache = []
+
+    def _put_back(self, message: MessageProxy) -> None:
+        """Puts a message back into its queue; if Redis is away, when it is there again."""
+        self.let_go(message)
+        try:
+            self.requeue([message])  # type: ignore[no-untyped-call] # likewise
+        except redis.RedisError:
+            self.unsure.set()
 
     def _put_away(self, unreadable: dramatiq.DecodeError) -> None:
         """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
@@ -164,13 +209,27 @@ class Consumer(_RedisConsumer):
         )
 
     def _reconcile(self) -> None:
-        """Puts back what Redis counts as fetched by us and we have never seen."""
+        """Puts back what Redis counts as fetched by us, and we do not hold."""
+        self.unsure.clear()  # first, so that what is let go of from now on is looked for the next time
         key = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
         fetched = {member.decode() for member in self.broker.client.smembers(key)}
         unseen = fetched - set(_redis_ids(self.message_cache)) - self._held
         if unseen:
             self.broker.do_requeue(self.queue_name, *sorted(unseen))
-        self._to_reconcile = False
+
+
+def put_off_for(message: MessageProxy) -> timedelta | None:
+    """After which delay a message wants to come again: by what its work raised, or by middleware's mark."""
+    if isinstance(message._exception, NotNow):
+        return message._exception.delay
+    delay: timedelta | None = getattr(message, "put_off_for", None)
+    return delay
+
+
+def as_put_off(message: MessageProxy, delay: timedelta, *, body: bytes = b"") -> PutOff:
+    """A job's message as the agenda takes it; Redis has the body."""
+    queued = QueuedMessage(message.queue_name, message.options["redis_message_id"], body)
+    return PutOff(message.args[0], queued, delay)
 
 
 def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
@@ -187,8 +246,10 @@ def _closing_on_loss() -> Iterator[None]:
         raise dramatiq.ConnectionClosed(error) from None
 
 
-def make_broker(settings: Settings, middleware: list[dramatiq.Middleware]) -> Broker | StubBroker:
+def make_broker(
+    settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda
+) -> Broker | StubBroker:
     """The broker that the settings ask for."""
     if settings.broker == "stub":
         return StubBroker(middleware=middleware)
-    return Broker(settings, middleware)
+    return Broker(settings, middleware, agenda)

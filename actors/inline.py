@@ -12,10 +12,12 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.worker import WorkerThread
 
 from actors.assembly import assemble
+from actors.broker import as_put_off, put_off_for
 from actors.transport import OutboxTransport
 from middleware.fairness import FairQueue
-from tq.errors import InvalidSetting
+from tq.errors import InvalidSetting, NotNow
 from tq.runtime import Runtime
+from tq.store.agenda import Agenda
 
 
 class InlineWorker:
@@ -28,9 +30,10 @@ class InlineWorker:
         self._runtime = runtime
         self._outbox = runtime.transport.outbox
         self.broker = broker
-        self._work_queue = FairQueue()
+        self._work_queue = FairQueue(runtime.limiter)
         sources = {
-            name: _Source(broker.consume(name, prefetch=1_000_000, timeout=0)) for name in broker.queues
+            name: _Source(broker.consume(name, prefetch=1_000_000, timeout=0), runtime.store.agenda)
+            for name in broker.queues
         }
         self._sources = sources
         consumers: dict[str, Any] = dict(sources)
@@ -54,7 +57,7 @@ class InlineWorker:
                 message = self._work_queue.get_nowait().message
                 self._thread.process_message(message)
                 # What a worker would only log is the test's business.
-                if message._exception is not None:
+                if message._exception is not None and not isinstance(message._exception, NotNow):
                     raise message._exception
                 worked += 1
                 self._pump()
@@ -77,8 +80,9 @@ class _Item:
 class _Source:
     """A queue of the stub broker, in the shape that Dramatiq's worker thread expects."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, agenda: Agenda) -> None:
         self._consumer = consumer
+        self._agenda = agenda
 
     def waiting(self) -> list[MessageProxy]:
         """The messages that wait."""
@@ -88,7 +92,10 @@ class _Source:
         return found
 
     def post_process_message(self, message: MessageProxy) -> None:
-        """Acknowledges a message that was worked, or rejects it."""
+        """Acknowledges a message that was worked, or puts it off, or rejects it."""
+        delay = put_off_for(message)
+        if delay is not None:
+            self._agenda.put_off([as_put_off(message, delay, body=message.encode())])
         if message.failed:
             self._consumer.nack(message)
         else:

@@ -35,6 +35,15 @@ class DramatiqTransport:
             f"  return redis.call('HEXISTS', '{prefix}:'..queue..'.msgs', id) == 1\n"
             f"end\n"
         )
+        # What Dramatiq's own `ack` does, but for the body, which it would throw away.
+        self.take_back_lua = (
+            f"local function take_back(holder, queue, id)\n"
+            f"  if redis.call('SREM', '{prefix}:__acks__.'..holder..'.'..queue, id) == 0 then return false end\n"
+            f"  local body = redis.call('HGET', '{prefix}:'..queue..'.msgs', id)\n"
+            f"  redis.call('HDEL', '{prefix}:'..queue..'.msgs', id)\n"
+            f"  return body\n"
+            f"end\n"
+        )
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """The message that has a job carried out; a repetition of an attempt has the same id."""
@@ -56,6 +65,7 @@ class OutboxTransport(DramatiqTransport):
             f"local function enqueue(queue, id, body) redis.call('RPUSH', '{self.outbox}', body) end\n"
             f"local function queued(queue, id) return false end\n"
         )
+        self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
 
 
 def make_transport(settings: Settings) -> DramatiqTransport:

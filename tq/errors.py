@@ -11,10 +11,13 @@ TaskQueueError
 ├── StoreError              Redis did not do what was asked
 │   ├── StoreUnavailable    it is not there, or not yet: trying again helps
 │   └── StoreRefused        it answered with an error: trying again does not help
-└── ExecutorUnavailable     this process lacks what a task needs; another may have it
+├── ExecutorUnavailable     this process lacks what a task needs; another may have it
+└── NotNow                  the limiter has no slot for the call; the job goes back for a while
 
 An expected outcome (an endpoint that answers 503) is a value, never one of these.
 """
+
+from datetime import timedelta
 
 
 class TaskQueueError(Exception):
@@ -63,3 +66,11 @@ class StoreRefused(StoreError):
 
 class ExecutorUnavailable(TaskQueueError):
     """This process lacks the executor, module or variable that a task asks for."""
+
+
+class NotNow(TaskQueueError):
+    """The limiter has no slot for the call now; the job goes back, to come again after the delay."""
+
+    def __init__(self, delay: timedelta) -> None:
+        super().__init__(f"no slot for the call within {delay.total_seconds():g} s")
+        self.delay = delay

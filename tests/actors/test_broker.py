@@ -14,15 +14,16 @@ from tq.errors import StoreUnavailable
 from tq.models import Priority
 from tq.redis_server import RedisServer
 from tq.settings import Settings
+from tq.store import Store
 from tq.testing import make_envelope
 
 QUEUE = Priority.NORMAL.value
 
 
 @pytest.fixture
-def broker(settings: Settings) -> Iterator[Broker]:
+def broker(settings: Settings, store: Store) -> Iterator[Broker]:
     """A broker with one queue."""
-    made = Broker(settings, [])
+    made = Broker(settings, [], store.agenda)
     made.declare_queue(QUEUE)
     yield made
     made.client.close()
@@ -97,6 +98,20 @@ def test_a_message_whose_record_could_not_be_stored_goes_back(broker: Broker, se
     assert waiting(broker) == 1
 
 
+def test_a_message_goes_back_when_redis_takes_it_if_not_at_once(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+    message.stuff_exception(StoreUnavailable("away"))
+    broker.client.set(f"{broker.namespace}:__heartbeats__", "in the way")
+
+    consumer.ack(message)
+    broker.client.delete(f"{broker.namespace}:__heartbeats__")
+
+    assert users_of(consumer) == ["ada"]
+
+
 def test_what_a_closed_consumer_had_not_handed_out_goes_back(broker: Broker, settings: Settings) -> None:
     enqueue(broker, settings, "ada", "bob", "cyd")
     consumer = consume(broker)
@@ -136,10 +151,10 @@ def test_what_was_fetched_by_a_command_whose_answer_never_came_goes_back(
 
 
 def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
-    broker: Broker, settings: Settings
+    broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada", "bob")
-    dead, live = Broker(settings, []), Broker(settings, [])
+    dead, live = Broker(settings, [], store.agenda), Broker(settings, [], store.agenda)
     for process in (dead, live):
         process.recover()
         next(consume(process, prefetch=1))
@@ -155,10 +170,10 @@ def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
 
 
 def test_a_live_process_is_not_taken_for_dead_whatever_its_clock_says(
-    broker: Broker, settings: Settings
+    broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada")
-    slow = Broker(settings, [])
+    slow = Broker(settings, [], store.agenda)
     slow.recover()
     next(consume(slow, prefetch=1))
     broker.client.zincrby(f"{broker.namespace}:__heartbeats__", -10 * DEAD_AFTER_MS, slow.broker_id)
@@ -213,9 +228,9 @@ def test_a_message_that_nobody_can_read_goes_to_the_dead_letters_and_the_next_is
     assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.XQ.msgs") == [b"odd"]
 
 
-def test_a_tick_that_cannot_be_sent_does_not_end_the_scheduler(tmp_path: Path) -> None:
+def test_a_tick_that_cannot_be_sent_does_not_end_the_scheduler(tmp_path: Path, store: Store) -> None:
     with RedisServer(tmp_path, persist=False) as server:
-        away = Broker(Settings(redis_url=server.url), [])
+        away = Broker(Settings(redis_url=server.url), [], store.agenda)
     for name in ("tick", "other"):
         dramatiq.actor(broker=away, actor_name=name, queue_name=QUEUE)(_idle)
 

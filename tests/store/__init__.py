@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class ListTransport:
-    """Puts `queue|id|body` at the end of a list; what a set names is waiting or being worked on."""
+    """Puts `queue|id|body` at the end of a list; sets name what is waiting or being worked on, and by whom."""
 
     def __init__(self, namespace: str) -> None:
         self.enqueue_lua = (
@@ -65,6 +65,12 @@ class ListTransport:
             f"end\n"
             f"local function queued(queue, id)\n"
             f"  return redis.call('SISMEMBER', '{namespace}.queued', queue .. '|' .. id) == 1\n"
+            f"end\n"
+        )
+        self.take_back_lua = (
+            f"local function take_back(holder, queue, id, body)\n"
+            f"  if holder == '' then return body end\n"
+            f"  return redis.call('SREM', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1 and body\n"
             f"end\n"
         )
 
@@ -205,6 +211,11 @@ def outbox(store: Store) -> list[Sent]:
 def have_queued(store: Store, message: QueuedMessage) -> None:
     """Has a message wait in its queue, or be worked on."""
     store.connection.call("SADD", f"{store.keys.prefix[:-1]}.queued", f"{message.queue}|{message.id}")
+
+
+def have_fetched(store: Store, holder: str, message: QueuedMessage) -> None:
+    """Has a process hold a message that it has fetched."""
+    store.connection.call("SADD", f"{store.keys.prefix[:-1]}.held", f"{holder}|{message.queue}|{message.id}")
 
 
 def jobs_sent(store: Store) -> list[Envelope]:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from tq.clock import MILLISECOND, to_ms
 from tq.models import Priority, RunId, UserId
 from tq.redis_server import RedisServer
-from tq.store import Store
-from tq.store.ledger import Retry
+from tq.store import QueuedMessage, Store
+from tq.store.agenda import BATCH, PutOff
+from tq.store.ledger import Retry, Verdict
 from tq.store.preferences import Disable
 
 from . import (
     DIGEST,
+    HOUR,
     NOW,
     ListTransport,
     Sent,
@@ -29,6 +31,7 @@ from . import (
     end_of,
     fresh_store,
     frozen,
+    have_fetched,
     have_queued,
     jobs_sent,
     names,
@@ -123,6 +126,91 @@ def test_a_retry_whose_job_has_ended_vanishes_without_a_message(store: Store) ->
     assert store.connection.call("EXISTS", store.keys("agenda_messages")) == 0
 
 
+# --- Jobs that were put off --------------------------------------------------------------------------
+
+
+def fetched(store: Store, number: int = 1, *, holder: str = "") -> list[PutOff]:
+    """So many jobs that a process has fetched and not begun, to come again after a minute."""
+    distribute(store, running(store, names(number)))
+    jobs = []
+    for sent in outbox(store):
+        message = QueuedMessage(sent.queue, sent.id, sent.body.encode())
+        have_fetched(store, holder, message)
+        jobs.append(PutOff(sent.envelope, message, MINUTE))
+    return jobs
+
+
+def test_a_job_that_was_put_off_comes_again_as_it_was_when_its_time_has_come(store: Store) -> None:
+    [job] = fetched(store)
+    [before] = outbox(store)
+
+    assert store.agenda.put_off([job]) == 1
+
+    frozen(store).advance(MINUTE - MILLISECOND)
+    assert store.agenda.release_due() == 0
+    frozen(store).advance(MILLISECOND)
+    assert (store.agenda.release_due(), store.agenda.release_due()) == (1, 0)
+    assert outbox(store) == [before, before]
+    assert agenda_entries(store) == {}
+    assert store.connection.call("EXISTS", store.keys("agenda_messages")) == 0
+
+
+def test_a_job_that_was_put_off_spends_no_attempt_and_does_not_wait_for_a_retry(store: Store) -> None:
+    [job] = fetched(store)
+    before = store.runs.get(job.envelope.run_id)
+
+    store.agenda.put_off([job])
+
+    assert store.runs.get(job.envelope.run_id) == before
+    assert store.ledger.begin([job.envelope])[0].verdict is Verdict.GO
+
+
+def test_a_process_puts_off_only_what_it_still_holds(store: Store) -> None:
+    [job] = fetched(store, holder="taken for dead")
+    before = contents(store)
+
+    assert store.agenda.put_off([job], holder="another") == 0
+    assert contents(store) == before
+    assert store.agenda.put_off([job, job], holder="taken for dead") == 1
+    assert store.agenda.put_off([job], holder="taken for dead") == 0
+
+
+def test_of_racing_processes_one_puts_a_job_off(store: Store) -> None:
+    jobs = fetched(store, 50, holder="worker")
+
+    put_off = at_once([partial(another(store).agenda.put_off, jobs, holder="worker") for _ in range(4)])
+
+    assert sum(put_off) == 50
+    frozen(store).advance(MINUTE)
+    assert store.agenda.release_due() == 50
+
+
+def test_more_jobs_than_one_script_may_take_are_put_off_in_several(store: Store) -> None:
+    jobs = fetched(store, 2 * BATCH + 1)
+
+    assert store.agenda.put_off(jobs) == 2 * BATCH + 1
+
+
+def test_a_job_that_has_ended_or_has_a_later_attempt_is_not_put_off(store: Store) -> None:
+    ended, superseded = fetched(store, 2)
+    store.ledger.finish([end_of(ended.envelope), Retry(superseded.envelope, HOUR, 1, Priority.NORMAL)])
+
+    assert store.agenda.put_off([ended, superseded]) == 0
+
+    assert list(agenda_entries(store)) == [f"r|{superseded.envelope.run_id}|{superseded.envelope.user_id}"]
+
+
+def test_a_job_that_ends_while_it_is_put_off_does_not_come_again(store: Store) -> None:
+    ended, disabled, wanted = fetched(store, 3)
+    store.agenda.put_off([ended, disabled, wanted])
+
+    store.ledger.finish([end_of(ended.envelope)])
+    store.preferences.apply([Disable(disabled.envelope.user_id, DIGEST)])
+
+    assert list(agenda_entries(store)) == [f"p|{wanted.envelope.run_id}|{wanted.envelope.user_id}"]
+    assert store.connection.call("HLEN", store.keys("agenda_messages")) == 1
+
+
 # --- Distribution ------------------------------------------------------------------------------------
 
 ASKED = RunId("email_digest~m1")
@@ -175,6 +263,17 @@ def test_a_run_that_is_distributed_leaves_the_agenda(store: Store) -> None:
 
     assert agenda_entries(store) == {}
     assert store.connection.call("EXISTS", store.keys("agenda_messages")) == 0
+
+
+def test_a_run_is_distributed_at_the_earliest_instant_that_was_asked_for(store: Store) -> None:
+    to_be_distributed(store)
+    store.agenda.release_due()
+
+    store.agenda.distribute_by(ASKED, NOW + 3 * SECOND)
+    store.agenda.distribute_by(ASKED, NOW + 9 * SECOND)
+    store.agenda.distribute_by(RunId("email_digest~gone"), NOW)
+
+    assert agenda_entries(store) == {f"d|{ASKED}": to_ms(NOW + 3 * SECOND)}
 
 
 def test_an_entry_without_a_message_goes_instead_of_coming_back_for_ever(store: Store) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ from tq.models import (
 from tq.redis_server import RedisServer
 from tq.slots import LAST_PLACE
 from tq.store import Store
+from tq.store.agenda import PutOff
 from tq.store.ledger import End, Retry, Step, Verdict
 from tq.store.preferences import Disable
 
@@ -43,6 +44,7 @@ from . import (
     DIGEST,
     HOUR,
     NOW,
+    ListTransport,
     agenda_entries,
     another,
     at_once,
@@ -337,7 +339,7 @@ def test_of_racing_reports_of_one_attempt_one_counts(store: Store) -> None:
 def test_a_report_of_another_attempt_changes_nothing(store: Store, attempt: int) -> None:
     job = one_job(store)
     store.ledger.finish([again(job)])
-    wrong = Envelope.from_wire([*job.to_wire()[:8], attempt, 0, ""])
+    wrong = Envelope.from_wire([*job.to_wire()[:8], attempt, 0, 0, ""])
     before = contents(store)
 
     assert store.ledger.finish([end_of(wrong), again(wrong)]) == [False, False]
@@ -363,13 +365,75 @@ def test_a_retry_waits_on_the_agenda_and_carries_attempt_spent_and_parameters(st
 
     assert agenda_entries(store) == {f"r|{job.run_id}|ada": to_ms(NOW) + duration_ms(delay)}
     assert state_of(store, job.run_id, "ada") == f'2|0|0|{to_ms(job.execute_after)}|{{"a":1}}'
-    assert store.runs.get(job.run_id).counts == RunCounts(expected=1, open=1, retries=1)
+    assert store.runs.get(job.run_id).counts == RunCounts(expected=1, open=1, waiting=1, retries=1)
     assert store.results.of(DIGEST, job.user_id) == []
     frozen(store).advance(delay)
     store.agenda.release_due()
     retried = jobs_sent(store)[-1]
-    assert retried.to_wire() == [*job.to_wire()[:8], 2, 0, '{"a":1}']
+    assert retried.to_wire() == [*job.to_wire()[:8], 2, 0, 0, '{"a":1}']
     assert retried.job_id == job.job_id
+
+
+@pytest.mark.parametrize("failed_at", [None, NOW + MILLISECOND])
+def test_a_retry_carries_when_the_last_spent_attempt_ended(store: Store, failed_at: datetime | None) -> None:
+    job = one_job(store)
+    store.ledger.finish([replace(again(job), failed_at=failed_at)])
+    frozen(store).advance(MINUTE)
+
+    store.agenda.release_due()
+
+    assert jobs_sent(store)[-1].failed_at == failed_at
+
+
+# --- Jobs that wait for their retry -------------------------------------------------------------------------
+
+
+def waiting(store: Store, run_id: RunId) -> int:
+    return store.runs.get(run_id).counts.waiting
+
+
+def test_a_job_waits_from_its_failure_until_its_retry_is_in_the_queue(store: Store) -> None:
+    distribute(store, running(store, names(5)))
+    first, second, *_ = jobs_sent(store)
+
+    store.ledger.finish([again(first), again(first), again(second, delay=HOUR)])
+    both = waiting(store, first.run_id)
+    frozen(store).advance(MINUTE)
+    store.agenda.release_due()
+
+    assert (both, waiting(store, first.run_id)) == (2, 1)
+
+
+def end_as_success(store: Store, job: Envelope) -> None:
+    store.ledger.finish([end_of(job.next_attempt(spent=1))])
+
+
+def switch_off(store: Store, job: Envelope) -> None:
+    store.preferences.apply([Disable(job.user_id, job.task_id)])
+
+
+@pytest.mark.parametrize("end", [end_as_success, switch_off])
+def test_a_job_that_ends_while_its_retry_waits_leaves_nothing_on_the_agenda(
+    store: Store, end: Callable[[Store, Envelope], None]
+) -> None:
+    distribute(store, running(store, ["ada", "bob"]))
+    jobs = jobs_sent(store)
+    store.ledger.finish([again(job) for job in jobs])
+
+    end(store, jobs[0])
+
+    assert waiting(store, jobs[0].run_id) == 1
+    assert list(agenda_entries(store)) == [f"r|{jobs[1].run_id}|{jobs[1].user_id}"]
+    assert store.connection.call("HLEN", store.keys("agenda_messages")) == 1
+
+
+def test_a_retry_that_fails_before_its_time_waits_once(store: Store) -> None:
+    job = one_job(store)
+    store.ledger.finish([again(job)])
+
+    store.ledger.finish([again(job.next_attempt(spent=1))])
+
+    assert waiting(store, job.run_id) == 1
 
 
 def test_a_batch_is_recorded_one_by_one(store: Store) -> None:
@@ -534,13 +598,32 @@ class Deliveries(RuleBasedStateMachine):
         if self.attempts.pop(user, None):
             self.counted["skipped"] += 1
 
+    @precondition(lambda self: bool(jobs_sent(self.store)))
+    @rule(data=st.data(), seconds=st.integers(0, 80))
+    def put_off(self, data: st.DataObject, seconds: int) -> None:
+        job = data.draw(st.sampled_from(jobs_sent(self.store)))
+        message = ListTransport("").job_message(job, Priority.NORMAL)
+        put_off = self.store.agenda.put_off([PutOff(job, message, timedelta(seconds=seconds))])
+        assert put_off == (self.attempts.get(job.user_id) == job.attempt)
+
+    @invariant()
+    def the_agenda_has_open_jobs_only_and_waiting_counts_the_retries(self) -> None:
+        if not hasattr(self, "run_id"):
+            return
+        entries = agenda_entries(self.store)
+        retries = {entry.split("|")[2] for entry in entries if entry.startswith("r|")}
+        put_off = {entry.split("|")[2] for entry in entries if entry.startswith("p|")}
+        assert self.store.runs.get(self.run_id).counts.waiting == len(retries)
+        assert retries | put_off <= set(self.attempts)
+        assert set(entries) == set(self.store.connection.client.hkeys(self.store.keys("agenda_messages")))
+
     @invariant()
     def the_ledger_says_what_the_model_says(self) -> None:
         if not hasattr(self, "run_id"):
             return
         run = self.store.runs.get(self.run_id)
         assert run.counts.unaccounted == 0
-        assert run.counts.model_copy(update={"skipped_by_reason": {}}) == RunCounts(
+        assert run.counts.model_copy(update={"skipped_by_reason": {}, "waiting": 0}) == RunCounts(
             open=len(self.attempts), **self.counted
         )
         assert set(self.store.runs.open_users(self.run_id)) == set(self.attempts)

@@ -1,9 +1,25 @@
-"""What is due later: retries, and the next slots of runs."""
+"""What is due later: retries, jobs that were put off, and the next slots of runs."""
 
-from tq.store.connection import Connection
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-# One script releases so many entries: about 2 ms of Redis' time.
+from tq.clock import duration_ms, to_ms
+from tq.models import Envelope, RunId
+from tq.store.connection import Argument, Connection, chunks
+from tq.store.transport import QueuedMessage
+
+# One script releases, or puts off, so many entries: about 2 ms of Redis' time.
 BATCH = 200
+
+
+@dataclass(frozen=True)
+class PutOff:
+    """A job's message that is to come again later. Where the broker has its body, that may be empty."""
+
+    envelope: Envelope
+    message: QueuedMessage
+    delay: timedelta
 
 
 class Agenda:
@@ -21,6 +37,29 @@ class Agenda:
             released += int(now_released)
             if int(due) < limit:
                 return released
+
+    def put_off(self, messages: Sequence[PutOff], *, holder: str = "") -> int:
+        """Has messages that a process has fetched and not begun come again later; returns how many will.
+
+        Left as they are: those that the holder does not hold any more. Dropped: those whose job has
+        ended or has a later attempt on its way. An attempt that is put off is not spent.
+
+        Raises:
+            StoreError: if Redis did not say that it was done; asking once more does no harm.
+        """
+        put_off = 0
+        for some in chunks(messages, BATCH):
+            arguments: list[Argument] = [holder]
+            for one in some:
+                envelope, message = one.envelope, one.message
+                arguments += [envelope.run_id, envelope.user_id, envelope.attempt, duration_ms(one.delay)]
+                arguments += [message.queue, message.id, message.body]
+            put_off += int(self._redis.script("put_off", *arguments))
+        return put_off
+
+    def distribute_by(self, run_id: RunId, instant: datetime) -> None:
+        """Has a run distributed further at an instant, if it is not to be earlier, nor has been to its end."""
+        self._redis.call("ZADD", self._keys("agenda"), "XX", "LT", to_ms(instant), f"d|{run_id}")
 
     def size(self) -> int:
         """How many entries wait."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from tq.clock import duration_ms, from_ms, to_ms
 from tq.models import Envelope, JobResult, JobStatus, Priority, RunId
+from tq.models.runs import Wait
 from tq.store.connection import Argument, Connection
 from tq.store.results import pack_result
 from tq.store.transport import Transport
@@ -46,12 +47,13 @@ class End:
 
 @dataclass(frozen=True)
 class Retry:
-    """A job is to be tried again."""
+    """A job is to be tried again. `failed_at` is when the last of its spent attempts ended, if any was."""
 
     envelope: Envelope
     delay: timedelta
     spent: int
     priority: Priority
+    failed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Ledger:
         self, connection: Connection, transport: Transport, *, result_history: int, result_ttl: timedelta
     ) -> None:
         self._redis = connection
+        self._keys = connection.keys
         self._transport = transport
         self._retention = (result_history, int(result_ttl.total_seconds()), FAILURES_KEPT)
 
@@ -101,6 +104,14 @@ class Ledger:
             arguments += [envelope.user_id, _state(envelope), message.queue, message.id, message.body]
         answer = self._redis.script("fan_out", *arguments)
         return None if answer in ("moved", "stopped") else int(answer)
+
+    def note_wait(self, run_id: RunId, wait: Wait | None) -> None:
+        """Notes what a run's distribution waits for, if for anything but its next slot."""
+        key = self._keys("run", run_id)
+        if wait is None:
+            self._redis.call("HDEL", key, "waits_for")
+        else:
+            self._redis.call("HSET", key, "waits_for", wait.value)
 
     def begin(self, envelopes: Sequence[Envelope]) -> list[Permission]:
         """Whether these attempts may be made now."""
@@ -129,8 +140,8 @@ class Ledger:
             case End(_, result):
                 full = result.to_json() if result.status is JobStatus.FAILED else ""
                 return [*who, result.status.value, result.reason or "", pack_result(result), full, "", "", ""]
-            case Retry(_, delay, spent, priority):
-                following = envelope.next_attempt(spent=spent)
+            case Retry(_, delay, spent, priority, failed_at):
+                following = envelope.next_attempt(spent=spent, failed_at=failed_at)
                 message = self._transport.job_message(following, priority)
                 return [
                     *(*who, "again", "", duration_ms(delay), _state(following)),

@@ -31,6 +31,16 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def take_back_lua(self) -> str:
+        """Lua that defines `take_back(holder, queue, id, body)`.
+
+        It takes a message from the process that has fetched it and gives its body; or false if that
+        process does not hold it any more, and then changes nothing. Where the broker does not note
+        who has fetched what, it gives the body that it was given.
+        """
+        ...
+
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """The message that has a job carried out."""
         ...

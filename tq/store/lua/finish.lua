@@ -36,7 +36,8 @@ for i = 5, #ARGV, 11 do
   elseif status == 'again' then
     local entry = 'r|' .. run .. '|' .. user
     redis.call('HSET', K.open(run), user, ARGV[i + 7])
-    redis.call('ZADD', K.agenda(), now + tonumber(ARGV[i + 6]), entry)
+    local waiting = redis.call('ZADD', K.agenda(), now + tonumber(ARGV[i + 6]), entry)
+    redis.call('HINCRBY', K.run(run), 'waiting', waiting)
     redis.call('HSET', K.agenda_messages(), entry, ARGV[i + 8] .. '\n' .. ARGV[i + 9] .. '\n' .. ARGV[i + 10])
     redis.call('HINCRBY', K.run(run), 'retries', 1)
     table.insert(answers, 1)

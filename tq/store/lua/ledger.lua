@@ -18,9 +18,16 @@ local function close_if_done(run, now)
   return true
 end
 
--- Takes a job out of the open set; its state says which share it is of.
+-- Takes a job out of the open set, and off the agenda what waits there for it; its state says which
+-- share it is of.
 local function close_job(run, user, state)
   redis.call('HDEL', K.open(run), user)
+  local retry, put_off = 'r|' .. run .. '|' .. user, 'p|' .. run .. '|' .. user
+  if redis.call('ZREM', K.agenda(), retry, put_off) > 0 then
+    -- An entry and its message come and go together.
+    if redis.call('HDEL', K.agenda_messages(), retry) == 1 then redis.call('HINCRBY', K.run(run), 'waiting', -1) end
+    redis.call('HDEL', K.agenda_messages(), put_off)
+  end
   redis.call('HINCRBY', K.shares(run), string.match(state, '^%d+|%d+|(%d+)|') .. ':open', -1)
 end
 

@@ -1,8 +1,8 @@
 -- release: put what has come due on the agenda into its queue.
 -- ARGV: now, how many entries at most
--- A retry leaves the agenda as it enters the queue, unless its job has ended meanwhile. A
--- distribution stays, for half a minute later: a distributor that dies is followed by another, and
--- one that lives sets the entry to its next slot, or removes it.
+-- A retry, or a job that was put off, leaves the agenda as it enters the queue, unless the job has ended
+-- meanwhile. A distribution stays, for half a minute later: a distributor that dies is followed by
+-- another, and one that lives sets the entry to its next slot, or removes it.
 -- Returns how many messages were put into queues, and how many entries were due at least.
 -- include: now
 local WATCH_MS = 30 * 1000
@@ -12,11 +12,12 @@ local due = redis.call('ZRANGEBYSCORE', K.agenda(), '-inf', now, 'LIMIT', 0, ton
 for _, entry in ipairs(due) do
   local text = redis.call('HGET', K.agenda_messages(), entry)
   local queue, id, body = string.match(text or '', '^([^\n]*)\n([^\n]*)\n(.*)$')
-  local retried_run, user = string.match(entry, '^r|(.-)|(.*)$')
-  if retried_run then
+  local kind, run, user = string.match(entry, '^([rp])|(.-)|(.*)$')
+  if kind then
     redis.call('ZREM', K.agenda(), entry)
     redis.call('HDEL', K.agenda_messages(), entry)
-    if body and redis.call('HEXISTS', K.open(retried_run), user) == 1 then
+    if kind == 'r' then redis.call('HINCRBY', K.run(run), 'waiting', -1) end
+    if body and redis.call('HEXISTS', K.open(run), user) == 1 then
       enqueue(queue, id, body)
       released = released + 1
     end
