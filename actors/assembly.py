@@ -9,7 +9,9 @@ from actors.distribute import declare_distribute
 from actors.execute import declare_execute
 from actors.tick import declare_tick
 from middleware.context import LogContext
+from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
+from middleware.rate_limit import RateLimit
 from middleware.upkeep import Upkeep
 from tq.runtime import Runtime
 
@@ -25,9 +27,13 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             LogContext(),
             ShutdownNotifications(),
             PeriodiqMiddleware(skip_delay=STALE_TICK_S),
-            FairDispatch(),
+            # Ends after the limiter, which has a last word for Redis.
             Upkeep(runtime),
+            FairDispatch(runtime.limiter),
+            ErrorRates(runtime),
+            RateLimit(runtime),
         ],
+        runtime.store.agenda,
     )
     declare_tick(broker, runtime)
     declare_distribute(broker, runtime)

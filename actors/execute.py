@@ -3,6 +3,7 @@
 import dramatiq
 
 from actors.encoding import EXECUTE
+from tq.errors import NotNow
 from tq.models import Envelope, Priority
 from tq.pipeline import execute
 from tq.runtime import Runtime
@@ -16,3 +17,7 @@ def declare_execute(broker: dramatiq.Broker, runtime: Runtime) -> None:
     @dramatiq.actor(broker=broker, actor_name=EXECUTE, queue_name=Priority.NORMAL.value)
     def _execute(envelope: Envelope) -> None:
         execute(runtime, envelope)
+
+    # Not declared with the actor: that option belongs to a middleware that is not here. It keeps a job
+    # that is put off from being logged as a failure.
+    _execute.options["throws"] = NotNow

@@ -1,4 +1,5 @@
-"""What every worker process does beside its jobs: release what has come due, recover what was lost.
+"""What every worker process does beside its jobs: release what has come due, recover what was lost,
+give back what must wait.
 
 A loop of half a second in one thread. Redis away is not an error here: the loop tries again, and
 says so once.
@@ -7,14 +8,16 @@ says so once.
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import dramatiq
 import redis
+from dramatiq.broker import MessageProxy
 from loguru import logger
 
+from middleware.fairness import FairQueue
 from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
 from tq.runtime import Runtime
@@ -23,6 +26,15 @@ RELEASE_EVERY_S = 0.5
 TICK = "tick"
 # Dead processes and edits of the tasks file are looked for this often.
 LOOK_EVERY = timedelta(seconds=3)
+
+
+@runtime_checkable
+class PuttingOff(Protocol):
+    """A broker that can have fetched jobs come again later."""
+
+    def put_off(self, messages: Sequence[tuple[MessageProxy, timedelta]]) -> None:
+        """Has each come again after its delay."""
+        ...
 
 
 @runtime_checkable
@@ -41,9 +53,11 @@ class Upkeep(dramatiq.Middleware):
         self._runtime = runtime
         self._thread: threading.Thread | None = None
         self._troubles: dict[str, str] = {}
+        self._queue: object = None
 
-    def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Starts the loop."""
+        self._queue = worker.work_queue
         self._runtime.stopping.clear()
         self._warm_up()
         self._thread = threading.Thread(target=self._loop, args=(broker,), name="upkeep", daemon=True)
@@ -80,6 +94,7 @@ class Upkeep(dramatiq.Middleware):
                 since_look = Stopwatch()
                 self._look(broker)
             self._guarded("agenda", self._release)
+            self._put_off(broker)
 
     def _look(self, broker: dramatiq.Broker) -> None:
         self._guarded("definitions", lambda: self._refresh(broker))
@@ -90,6 +105,15 @@ class Upkeep(dramatiq.Middleware):
         if self._runtime.registry.refresh() and TICK in broker.actors:
             # A tick claims what fell due before the edit, and puts the edit into force.
             broker.get_actor(TICK).send()
+
+    def _put_off(self, broker: dramatiq.Broker) -> None:
+        """Gives back what would wait here for long; until then it keeps other jobs from being fetched."""
+        if isinstance(broker, PuttingOff) and isinstance(self._queue, FairQueue):
+            withdrawn = self._queue.withdraw()
+            if withdrawn:
+                broker.put_off([(item.message, delay) for item, delay in withdrawn])
+                self._queue.given_away(len(withdrawn))
+                logger.debug("jobs put off", jobs=len(withdrawn))
 
     def _release(self) -> None:
         self._runtime.store.agenda.release_due()

@@ -68,6 +68,7 @@ def test_every_setting_is_told_with_its_default() -> None:
     for variable, default in defaults.items():
         if variable not in {"TQ_TASK_MODULES", "LOG_FORMAT"}:
             text = format_duration(default) if variable == "TQ_RESULT_TTL" else str(default)
+            text = text.removesuffix(".0")
             assert told[variable] == f"`{text.lower() if isinstance(default, bool) else text}`"
 
 
@@ -115,3 +116,9 @@ def test_the_example_of_a_test_passes() -> None:
     exec(compile(blocks("python")[1], "README.md", "exec"), scope)  # noqa: S102 - the README's own example
 
     scope["test_everybody_gets_a_digest"]()  # type: ignore[operator] # it is the function above
+
+
+def test_the_example_of_an_endpoint_with_a_capacity_works() -> None:
+    example = next(block for block in blocks("python") if "Downstream" in block)
+
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - the README's own example

@@ -21,7 +21,7 @@ class Clock(Protocol):
         ...
 
     @property
-    def override_ms(self) -> int:
+    def override_ms(self) -> float:
         """Milliseconds since the epoch that scripts take for the present, or 0 for Redis' own time."""
         ...
 
@@ -53,7 +53,7 @@ def to_ms(instant: datetime) -> int:
     return (instant - EPOCH) // MILLISECOND
 
 
-def from_ms(ms: int) -> datetime:
+def from_ms(ms: float) -> datetime:
     """The instant that lies `ms` milliseconds after the epoch."""
     return EPOCH + timedelta(milliseconds=ms)
 

@@ -6,6 +6,7 @@ and none comes in bursts. Within a priority, tasks take turns.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from tq.models import Priority
@@ -36,26 +37,50 @@ class Lanes(Generic[T]):
         else:
             tasks.setdefault(task, deque()).append(item)
 
-    def take(self) -> T:
-        """The item whose turn it is.
+    def take(self, may_begin: Callable[[str], bool] = lambda _task: True) -> T:
+        """The item whose turn it is among those of tasks that may begin.
 
         Raises:
-            IndexError: if none waits.
+            IndexError: if none waits, or none may begin.
         """
-        if not self._size:
-            raise IndexError("nothing waits")
-        self._size -= 1
         if self._urgent:
+            self._size -= 1
             return self._urgent.popleft()
-        tasks = self._lanes[self._next_lane()]
-        task, waiting = tasks.popitem(last=False)
+        first = {lane: next(filter(may_begin, tasks), None) for lane, tasks in self._lanes.items()}
+        turns = {lane: task for lane, task in first.items() if task is not None}
+        if not turns:
+            raise IndexError("nothing waits that may begin")
+        lane = self._next_lane(turns)
+        self._size -= 1
+        waiting = self._lanes[lane][turns[lane]]
         item = waiting.popleft()
-        if waiting:
-            tasks[task] = waiting
+        self._lanes[lane].move_to_end(turns[lane])
+        if not waiting:
+            del self._lanes[lane][turns[lane]]
         return item
 
-    def _next_lane(self) -> str:
-        waiting = [lane for lane, tasks in self._lanes.items() if tasks]
+    def tasks(self) -> dict[str, int]:
+        """How many items wait for each task."""
+        counts: dict[str, int] = {}
+        for tasks in self._lanes.values():
+            for task, waiting in tasks.items():
+                counts[task] = counts.get(task, 0) + len(waiting)
+        return counts
+
+    def withdraw(self, task: str, items: int) -> list[T]:
+        """Takes out the items of a task that would come last, at most so many, last ones first."""
+        withdrawn: list[T] = []
+        for lane in reversed(WEIGHTS):
+            waiting = self._lanes[lane].get(task)
+            while waiting and len(withdrawn) < items:
+                withdrawn.append(waiting.pop())
+            if waiting is not None and not waiting:
+                del self._lanes[lane][task]
+        self._size -= len(withdrawn)
+        return withdrawn
+
+    def _next_lane(self, lanes: Iterable[str]) -> str:
+        waiting = list(lanes)
         for lane in waiting:
             self._credit[lane] += WEIGHTS[lane]
         chosen = max(waiting, key=self._credit.__getitem__)

@@ -94,6 +94,7 @@ def decide(
     *,
     attempt: int,
     spent: int,
+    spends: bool = True,
     task: TaskType,
     now: datetime,
     deadline_at: datetime,
@@ -102,7 +103,8 @@ def decide(
     """Whether the job has ended, or when it is tried again; never later than its deadline.
 
     `attempt` is the number of the call just made, from 1; `spent` counts the attempts spent before
-    it; `jitter` gives evenly spread numbers from 0 up to, but not including, 1.
+    it, and `spends` is off for a call that asks on behalf of all whether an outage is over: no job
+    pays for that. `jitter` gives evenly spread numbers from 0 up to, but not including, 1.
     """
     allowed = task.retries + 1
     match result.outcome:
@@ -126,6 +128,8 @@ def decide(
         case _:
             assert_never(result.outcome)
 
+    if not spends:
+        spent_now = spent
     if spent_now > spent and spent_now >= allowed:
         return Ended(JobStatus.FAILED, _error(result, retry=False))
     left = deadline_at - now

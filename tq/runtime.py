@@ -1,25 +1,36 @@
-"""All that is open in a process, opened in one place: settings, clock, store, task types, executors.
+"""All that is open in a process, opened in one place: settings, clock, store, task types, executors, limiter.
 
 A Runtime opens each part when it is first needed, so that a command that only reads results does
 not care whether tasks.yaml can be read.
 """
 
+import os
 import random
+import socket
 import threading
+import uuid
+from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol
 
 from loguru import logger
 
 from tq.clock import Clock, SystemClock
-from tq.errors import InvalidDefinition, TaskNotFound
+from tq.errors import InvalidDefinition, StoreError, TaskNotFound
 from tq.executors import Executor, Executors
 from tq.executors.http import HttpExecutor
-from tq.models import TaskId, TaskType
+from tq.lanes import WEIGHTS
+from tq.limiter import Limiter
+from tq.limits import Limit, limit_everything, limit_of
+from tq.models import Envelope, ExecutionResult, Priority, TaskId, TaskType
 from tq.registry import Registry, WatchedRegistry, environment, task_fingerprint
 from tq.settings import Settings
 from tq.store import Store, Transport
+from tq.store.limits import Outlook
 from tq.store.planning import Look
+
+# Is told of every attempt that was made, before it is recorded.
+Observer = Callable[[Envelope, TaskType, ExecutionResult], None]
 
 
 class ExecutorChoice(Protocol):
@@ -66,6 +77,7 @@ class Runtime:
         self.store = Store(settings, transport, clock=self.clock)
         self.stopping = threading.Event()
         self.jitter = jitter or random.Random()
+        self.observers: list[Observer] = []
         self._registry = registry
         self._executors = executors
 
@@ -89,6 +101,32 @@ class Runtime:
     def definitions(self) -> "Definitions":
         """The definitions in force."""
         return Definitions(self)
+
+    @cached_property
+    def limiter(self) -> Limiter:
+        """Who may call now; it limits nothing until a worker starts it."""
+        # Not the process id alone: containers often share it, and a host may restart with the same.
+        process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        return Limiter(
+            self.store.limits, limit_everything(self.settings), self._limit_of_job, process=process
+        )
+
+    def outlook(self, task: TaskType) -> Outlook:
+        """What the jobs of a task may expect now: calls per second, and among how many runs."""
+        return self.store.limits.outlook(
+            task.id, limit_of(task, self.settings), limit_everything(self.settings)
+        )
+
+    def _limit_of_job(self, envelope: Envelope) -> tuple[Limit, int]:
+        """What limits a job's calls, by the definition declared now, and its weight among others."""
+        try:
+            task = self.registry.current.tasks.get(envelope.task_id) or self.definitions.get(
+                envelope.definition
+            )
+        except (StoreError, TaskNotFound, InvalidDefinition):
+            # Its work will say what is wrong; until then it counts like any other.
+            return limit_everything(self.settings), WEIGHTS[Priority.NORMAL]
+        return limit_of(task, self.settings), WEIGHTS[task.priority]
 
     def close(self) -> None:
         """Ends what was opened."""

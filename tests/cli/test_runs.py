@@ -158,3 +158,45 @@ def test_where_there_are_no_results_it_is_said_why(tq: Tq) -> None:
     assert (unknown_user.code, unknown_task.code) == (1, 1)
     assert unknown_user.err.startswith("error: user 'zoe'")
     assert unknown_task.err.startswith("error: no task 'hourly_snc'")
+
+
+def test_a_run_that_goes_on_tells_when_it_is_expected_to_end(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+
+    going_on = tq("runs", "show", run_id, "--json").document
+    [listed] = tq("runs", "list", "--json").document
+    told, listed_told = tq("runs", "show", run_id).out, tq("runs", "list").out
+    work()
+    ended = tq("runs", "show", run_id, "--json").document
+
+    assert going_on["claimed_at"] <= going_on["expected_end_at"] <= going_on["deadline_at"]
+    assert listed["expected_end_at"] is not None
+    assert (going_on["held"], listed["held"]) == (None, None)
+    assert "expected end 20" in told
+    assert "expected end 20" in listed_told
+    assert (ended["expected_end_at"], ended["held"]) == (None, None)
+
+
+def test_of_a_run_that_is_held_people_are_told_why(tq: Tq, runtime: Runtime) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    runtime.store.orders.pause(SYNC, reason="maintenance", by="ada")
+
+    document = tq("runs", "show", run_id, "--json").document
+
+    assert document["expected_end_at"] is None
+    assert document["held"] == "paused by ada: maintenance"
+    assert "held: paused by ada: maintenance" in tq("runs", "show", run_id).out
+    assert "held: paused by ada: maintenance" in tq("runs", "list").out
+
+
+def test_who_follows_a_run_is_told_when_it_is_expected_to_end(
+    tq: Tq, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    # While the command waits for the next look, the run is worked.
+    monkeypatch.setattr("tq.cli.runs.time.sleep", lambda _seconds: work())
+
+    first, *_, last = tq("runs", "watch", run_id).out.splitlines()
+
+    assert f"{run_id}: running, 0 expected: none ended; expected end 20" in first
+    assert last == f"{run_id}: ended, 3 expected: 2 success, 1 failed"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import orjson
 
-from tests.end_to_end.conftest import BIN, PARAMETER_SECRET, SECRETS, System
+from tests.end_to_end.commands import BIN
+from tests.end_to_end.conftest import PARAMETER_SECRET, SECRETS, System
 from tests.waiting import eventually
 from tq.child_process import kill_group
 from tq.errors import StoreUnavailable

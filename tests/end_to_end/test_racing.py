@@ -29,6 +29,8 @@ def test_two_schedulers_and_three_distributors_make_one_run_with_one_job_each(se
         "TQ_REDIS_URL": settings.redis_url,
         "TQ_NAMESPACE": settings.namespace,
         "TQ_BROKER": "stub",
+        # Nobody works the jobs off, so there must be room for all.
+        "TQ_RATE_LIMIT": str(2 * USERS),
         "LOG_LEVEL": "WARNING",
     }
 

@@ -3,8 +3,10 @@
 from datetime import timedelta
 from zoneinfo import available_timezones
 
+import pytest
+
 from tests.journeys.conftest import Begin
-from tq.models import Interval, RunStatus, UserId
+from tq.models import Interval, Missed, RunStatus, UserId
 from tq.store.preferences import Enable
 from tq.testing import make_task, utc
 from tq.testing.journey import Journey
@@ -129,6 +131,29 @@ def test_after_downtime_only_the_latest_occurrence_is_made_up(begin: Begin) -> N
     ]
     assert {run.reason for run in journey.runs() if run.status is RunStatus.SKIPPED} == {"missed"}
     assert len(journey.executor.jobs) == 1
+
+
+@pytest.mark.parametrize("missed", Missed)
+def test_what_falls_due_in_a_pause_is_skipped_and_not_made_up_for(begin: Begin, missed: Missed) -> None:
+    task = make_task(interval=Interval.hourly(), window=0, missed=missed)
+    journey = begin(task, make_task("other_task"), at="2026-11-24T08:30")
+    journey.enable("ada", "email_digest")
+    journey.enable("ada", "other_task")
+
+    journey.until("2026-11-24T09:30")
+    journey.runtime.store.orders.pause(task.id, reason="they move house", until=utc("2026-11-24T11:30"))
+    journey.until("2026-11-24T13:00")
+
+    digests = [run for run in journey.runs() if run.task_id == task.id]
+    assert [(run.nominal_at.hour, run.status, run.reason) for run in digests] == [
+        (9, RunStatus.ENDED, None),
+        (10, RunStatus.SKIPPED, "paused"),
+        (11, RunStatus.SKIPPED, "paused"),
+        (12, RunStatus.ENDED, None),
+        (13, RunStatus.ENDED, None),
+    ]
+    assert [run.counts.skipped_by_reason for run in digests[1:3]] == [{"paused": 1}] * 2
+    assert [job.scheduled_at.hour for job in journey.executor.jobs if job.task_id == "other_task"] == [9]
 
 
 def test_skip_makes_up_for_nothing(begin: Begin) -> None:

@@ -332,7 +332,7 @@ def test_however_an_executor_ends_the_job_ends_too(begin: Begin, ending: BaseExc
 def test_who_changes_interval_in_the_middle_of_a_run_for_everybody_is_called_once(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distribute, "MOST_OPEN", 5)
+    monkeypatch.setattr(distribute, "MOST_QUEUED", 5)
     monkeypatch.setattr(distribute, "PAGE", 5)
     journey = begin(make_task(), at="2026-11-24T15:00")
     users = [f"user-{number}" for number in range(40)]

@@ -10,9 +10,14 @@ from dramatiq.middleware import SkipMessage
 from loguru import logger
 
 from actors.encoding import MessageEncoder
+from actors.transport import make_transport
 from middleware.context import LogContext
 from middleware.fairness import LEAST_PREFETCH, FairDispatch, FairQueue
 from tests.waiting import eventually
+from tq.limiter import Limiter
+from tq.limits import limit_everything
+from tq.runtime import Runtime
+from tq.settings import Settings
 from tq.testing import make_envelope
 
 dramatiq.set_encoder(MessageEncoder())
@@ -23,6 +28,22 @@ class Skipping(dramatiq.Middleware):
 
     def before_process_message(self, _broker: dramatiq.Broker, _message: object) -> None:
         raise SkipMessage
+
+
+class OpenLimiter(Limiter):
+    """Is never started, so that nothing is limited."""
+
+    def start(self, threads: int) -> None:
+        """Does not."""
+
+
+@pytest.fixture
+def open_limiter(settings: Settings) -> Limiter:
+    """A limiter that limits nothing."""
+    runtime = Runtime(settings, make_transport(settings))
+    return OpenLimiter(
+        runtime.store.limits, limit_everything(settings), runtime.limiter.limit_of, process="test"
+    )
 
 
 @pytest.fixture
@@ -85,8 +106,8 @@ def test_a_skipped_message_leaves_no_ids_behind(lines: list[dict[str, object]]) 
     assert lines == [{}]
 
 
-def test_a_worker_gets_the_fair_queue_before_its_threads_exist() -> None:
-    broker = StubBroker(middleware=[FairDispatch()])
+def test_a_worker_gets_the_fair_queue_before_its_threads_exist(open_limiter: Limiter) -> None:
+    broker = StubBroker(middleware=[FairDispatch(open_limiter)])
     worker = dramatiq.Worker(broker, worker_threads=2)
 
     worker.start()
@@ -97,8 +118,8 @@ def test_a_worker_gets_the_fair_queue_before_its_threads_exist() -> None:
     worker.stop()
 
 
-def test_a_worker_serves_low_priority_while_high_waits_and_control_before_all() -> None:
-    broker = StubBroker(middleware=[FairDispatch()])
+def test_a_worker_serves_low_priority_while_high_waits_and_control_before_all(open_limiter: Limiter) -> None:
+    broker = StubBroker(middleware=[FairDispatch(open_limiter)])
     served: list[str] = []
     gate = threading.Event()
 

@@ -32,7 +32,7 @@ runtime = SimpleNamespace(
     store=SimpleNamespace(agenda=SimpleNamespace(release_due=broken)),
 )
 upkeep.RELEASE_EVERY_S = 0.01
-upkeep.Upkeep(runtime).after_worker_boot(StubBroker(), None)
+upkeep.Upkeep(runtime).after_worker_boot(StubBroker(), SimpleNamespace(work_queue=None))
 time.sleep(60)
 """
 

@@ -7,6 +7,7 @@ import pytest
 
 from tq.clock import MILLISECOND, to_ms
 from tq.errors import RunNotFound
+from tq.limits import EVERY_TASK
 from tq.models import (
     Interval,
     JobStatus,
@@ -374,6 +375,72 @@ def test_runs_that_were_asked_for_replace_nothing_and_are_replaced_by_nothing(
     store.ledger.finish([end_of(job, JobStatus.SUCCESS) for job in nine])
     assert claim_at_ten(store, overlap) == (1, 1)
     assert store.runs.get(asked).shares[0].deadline_at == NOW + HOUR
+
+
+# --- Pauses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", [DIGEST, EVERY_TASK])
+def test_an_occurrence_in_a_pause_is_skipped_for_everybody(store: Store, scope: str) -> None:
+    enable(store, names(4))
+    frozen(store).move_to(NINE)
+    store.orders.pause(scope)
+    frozen(store).move_to(NOW)
+
+    assert claim(store, share_of()) == (1, 0)
+
+    run = store.runs.get(RUN)
+    assert (run.status, run.reason) == (RunStatus.SKIPPED, "paused")
+    assert run.counts == RunCounts(expected=4, skipped=4, skipped_by_reason={"paused": 4})
+    assert agenda_entries(store) == {}
+
+
+def test_an_occurrence_from_before_a_pause_is_a_run_that_waits(store: Store) -> None:
+    enable(store, names(4))
+    frozen(store).move_to(NINE + MILLISECOND)
+    store.orders.pause(DIGEST)
+
+    assert claim(store, share_of()) == (1, 1)
+    assert claim(store, share_of(), nominal_at=TEN) == (1, 0)
+
+
+@pytest.mark.parametrize("other", [TaskId("hourly_sync"), TaskId("email")])
+def test_an_occurrence_of_a_task_that_is_not_paused_is_claimed(store: Store, other: TaskId) -> None:
+    enable(store, names(4))
+    frozen(store).move_to(NINE)
+    store.orders.pause(other)
+
+    assert claim(store, share_of()) == (1, 1)
+
+
+def test_an_occurrence_after_a_pause_is_claimed(store: Store) -> None:
+    enable(store, names(4))
+    frozen(store).move_to(NINE)
+    store.orders.pause(DIGEST, until=NINE + HOUR / 2)
+    frozen(store).move_to(NOW)
+
+    assert claim(store, share_of()) == (1, 1)
+
+
+@pytest.mark.parametrize("overlap", Overlap)
+def test_an_occurrence_in_a_pause_leaves_the_run_before_it_its_time(store: Store, overlap: Overlap) -> None:
+    running(store, names(4))
+    store.orders.pause(DIGEST)
+
+    assert claim_at_ten(store, overlap) == (1, 0)
+
+    assert deadline_of_nine(store) == NOW + HOUR
+    assert store.runs.get(AT_TEN).reason == "paused"
+
+
+def test_a_run_that_is_asked_for_in_a_pause_is_claimed_and_waits(store: Store) -> None:
+    enable(store, names(4))
+    store.orders.pause(DIGEST)
+
+    assert claim(store, share_of(), nominal_at=NOW, run_id=RunId("email_digest~m1"), kind=RunKind.MANUAL) == (
+        1,
+        1,
+    )
 
 
 # --- Retention -------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tq.models import Interval, JobStatus, Priority, RunId, UserId
+from tq.limits import KINDS, Limit
+from tq.models import Interval, JobStatus, Priority, RunId, Strategy, UserId
 from tq.models.ids import ID_PATTERN
 from tq.store import Store
 from tq.store.keys import RETENTION_DAYS, TABLE, Keys
 from tq.store.ledger import Retry
+from tq.store.limits import Ask, Request
 
 from . import (
     DIGEST,
@@ -100,13 +102,19 @@ def live_a_whole_life(store: Store) -> None:
     frozen(store).advance(timedelta(milliseconds=1))
     [due, *_] = store.planning.look().due
     store.planning.move_on(due, None if due.task_id != DIGEST else store.clock.now() + HOUR, missed=2)
+    store.orders.set_rate(DIGEST, 50)
+    limit = Limit(Strategy.ADAPTIVE, floor=1, base=5, ceiling=10, concurrency=2)
+    ask = Ask(DIGEST, limit, slots=1, weight=4, waiting=1, in_use=0, counts=[1] * len(KINDS))
+    store.limits.exchange(Request("worker:1", limit, slots=1, tasks=[ask]))
+    store.orders.pause(DIGEST)
 
 
 def test_a_whole_life_leaves_keys_of_every_family_and_no_others(store: Store) -> None:
     live_a_whole_life(store)
 
     assert stray_keys(store) == []
-    assert {family_of(store, key) for key in keys_of(store)} == set(TABLE)
+    kept = {family for family, key in TABLE.items() if key.type != "channel"}
+    assert {family_of(store, key) for key in keys_of(store)} == kept
 
 
 def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
@@ -118,6 +126,8 @@ def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
         "results": {30 * days},
         "failures": {30 * days},
         "failure": {30 * days},
+        "limit": {days},
+        "outcomes": {2 * 3600},
     }
 
     ttls: dict[str, set[int]] = {}

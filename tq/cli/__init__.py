@@ -4,8 +4,10 @@
 import tq.cli.dev
 import tq.cli.services
 import tq.cli.tasks
+import tq.cli.limits
 import tq.cli.users
 import tq.cli.runs
+import tq.cli.bench
 import tq.cli.settings  # noqa: F401 - like those above, imported for its commands
 
 # isort: on

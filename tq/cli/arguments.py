@@ -12,7 +12,7 @@ import orjson
 from pydantic import ValidationError
 
 from tq.errors import InvalidInput
-from tq.models import Interval, IntervalType, TaskId, TaskSettings, UserId, parse_duration
+from tq.models import Interval, IntervalType, TaskId, TaskSettings, UserId, parse_duration, parse_rate
 from tq.models.ids import ID_PATTERN, ID_RULE
 from tq.models.interval import SUB_DAILY, USER_ZONE, known_zone
 
@@ -62,6 +62,14 @@ def duration_of(option: str, text: str, *, least: timedelta) -> timedelta:
     if duration < least:
         raise InvalidInput(f"{option}: {text!r} is too short; write at least {least.total_seconds():g}s")
     return duration
+
+
+def rate_of(option: str, text: str) -> float:
+    """Calls per second."""
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise InvalidInput(f"{option}: {error}") from None
 
 
 def reason_of(text: str, option: str = "--reason") -> str:

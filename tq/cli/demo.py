@@ -17,13 +17,16 @@ from rich.table import Table
 
 from tq.cli.app import open_runtime
 from tq.cli.output import error_console
+from tq.cli.runs import end_told
 from tq.clock import Stopwatch
 from tq.dev.population import PULSE, populate
 from tq.dev.source_watch import SourceWatch
 from tq.dev.system import NAMESPACE, DevSystem, running_system
 from tq.errors import StoreUnavailable, TaskQueueError
+from tq.limits import EVERY_TASK, limit_everything, limit_of
 from tq.models import Run, RunId, RunStatus, TaskId
-from tq.pipeline import start_run
+from tq.models.rates import format_rate
+from tq.pipeline import forecast, start_run
 from tq.runtime import Runtime
 from tq.settings import Settings, load_settings
 from tq.telemetry import configure_logs
@@ -50,13 +53,13 @@ def run_demo(
     configure_logs(load_settings().model_copy(update={"log_level": "WARNING"}), component="dev")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     with running_system(folder=folder, tasks_file=tasks, processes=processes, threads=threads) as system:
+        os.environ.update(system.environment)
         settings = Settings(
             redis_url=system.redis_url,
             namespace=NAMESPACE,
             tasks_file=Path(system.environment["TQ_TASKS_FILE"]),
             allow_private_endpoints=True,
         )
-        os.environ.update(system.environment)
         runtime = open_runtime(settings)
         try:
             task_id = _chosen(runtime, task)
@@ -102,7 +105,8 @@ def _show(runtime: Runtime, system: DevSystem, run: Run, sources: SourceWatch | 
                 spoken = Stopwatch()
                 before, said = said, _sentence(run)
                 if said != before:
-                    console.print(said)
+                    pace = f"; {_pace(runtime, run.task_id)}" if run.status is RunStatus.RUNNING else ""
+                    console.print(said + pace)
             if run.status is not RunStatus.RUNNING and not keep_going:
                 return
             time.sleep(REFRESH_S)
@@ -133,6 +137,11 @@ def _picture(runtime: Runtime, run: Run) -> Group:
         ProgressBar(total=max(1, enabled), completed=run.counts.ended, width=50),
         f"{run.counts.ended:,} of {enabled:,} jobs of {run.task_id} have ended",
     )
+    expected = forecast(runtime, run)
+    if expected is not None:
+        progress.add_row("", end_told(expected))
+    if run.status is RunStatus.RUNNING:
+        progress.add_row("", _pace(runtime, run.task_id))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("run")
     table.add_column("status")
@@ -143,6 +152,17 @@ def _picture(runtime: Runtime, run: Run) -> Group:
         table.add_row(one.id, one.status.value, *(f"{getattr(one.counts, name):,}" for name in SHOWN))
     hint = "Ctrl-C stops everything; data is kept" if run.status is not RunStatus.RUNNING else ""
     return Group(progress, "", table, "", hint)
+
+
+def _pace(runtime: Runtime, task_id: TaskId) -> str:
+    """What the limiter lets through now, and why."""
+    task = runtime.registry.current.tasks.get(task_id)
+    if task is None:
+        return "limit: none, the task is not declared any more"
+    limits = {task_id: limit_of(task, runtime.settings), EVERY_TASK: limit_everything(runtime.settings)}
+    standing = runtime.store.limits.standings(limits)[task_id]
+    rate = "no calls" if standing.held else f"{format_rate(standing.rate)} of {format_rate(standing.ceiling)}"
+    return f"limit: {rate}, {standing.why}"
 
 
 def _sentence(run: Run) -> str:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 
 from tq.cli.app import app, open_runtime
@@ -28,6 +29,7 @@ from tq.models.runs import EVERYBODY, NAMED
 from tq.slots import PLACES
 
 if TYPE_CHECKING:
+    from tq.forecast import Forecast
     from tq.runtime import Runtime
 
 LOOK_EVERY = timedelta(milliseconds=500)
@@ -53,20 +55,24 @@ def trigger(
     as_json: AsJson = False,
 ) -> None:
     """Start a run of a task now, for everybody who has it enabled."""
-    from tq.pipeline import start_run
+    from tq.pipeline import forecast, start_run
 
     task_id = task_id_of(task)
     user_ids = list(dict.fromkeys(user_id_of(name) for name in user)) if user else None
     with closing(open_runtime()) as runtime:
         run = start_run(runtime, task_id, user_ids=user_ids, request_key=key)
         if wait:
-            run = _follow(runtime, run.id, LOOK_EVERY, lambda run: note(_sentence(run)))
+            run = _follow(runtime, run.id, LOOK_EVERY, lambda run, expected: note(_sentence(run, expected)))
+        expected = forecast(runtime, run)
     if as_json:
-        print_json(_document(run))
+        print_json(_document(run, expected))
     elif wait:
-        _show_for_people(run)
+        _show_for_people(run, expected)
     else:
-        say(f"run {run.id}, started at {shown(run.claimed_at)}, is {run.status}; see tq runs watch {run.id}")
+        waits = f", but waits: {expected.held}" if expected and expected.held else ""
+        say(
+            f"run {run.id}, started at {shown(run.claimed_at)}, is {run.status}{waits}; see tq runs watch {run.id}"
+        )
     if wait:
         _end_by(run)
 
@@ -78,16 +84,23 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """Show the latest runs, newest first."""
+    from tq.pipeline import forecast
+
     task_id = None if task is None else task_id_of(task)
     with closing(open_runtime()) as runtime:
         found = runtime.store.runs.latest(task_id=task_id, limit=limit)
         if task_id is not None and not found:
             _check_task(runtime, task_id)
+        forecasts = {
+            run.id: forecast(runtime, runtime.store.runs.get(run.id))
+            for run in found
+            if run.status is RunStatus.RUNNING
+        }
     if as_json:
-        print_json([_outline(run) for run in found])
+        print_json([_outline(run, forecasts.get(run.id)) for run in found])
         return
     print_table(
-        ("run", "kind", "status", "due", "expected", "success", "failed", "open", "unaccounted"),
+        ("run", "kind", "status", "due", "expected", "success", "failed", "open", "unaccounted", "end"),
         [
             (
                 run.id,
@@ -99,6 +112,7 @@ def list_runs(
                 run.counts.failed,
                 run.counts.open,
                 run.counts.unaccounted,
+                end_told(expected) if (expected := forecasts.get(run.id)) else run.ended_at,
             )
             for run in found
         ],
@@ -108,12 +122,15 @@ def list_runs(
 @runs.command("show")
 def show_run(run: RunArgument, as_json: AsJson = False) -> None:
     """Show one run: its ledger, and how far each share of it has come."""
+    from tq.pipeline import forecast
+
     with closing(open_runtime()) as runtime:
         found = runtime.store.runs.get(RunId(run))
+        expected = forecast(runtime, found)
     if as_json:
-        print_json(_document(found))
+        print_json(_document(found, expected))
     else:
-        _show_for_people(found)
+        _show_for_people(found, expected)
 
 
 @runs.command("watch")
@@ -126,17 +143,19 @@ def watch_run(
     every = duration_of("--interval", interval, least=LEAST_LOOK)
     with closing(open_runtime()) as runtime:
         if as_json:
-            ended = _follow(runtime, RunId(run), every, lambda run: print_json_line(_document(run)))
+            ended = _follow(
+                runtime, RunId(run), every, lambda run, expected: print_json_line(_document(run, expected))
+            )
         elif (console := terminal()) is not None:
             with Live(console=console, auto_refresh=False) as picture:
                 ended = _follow(
                     runtime,
                     RunId(run),
                     every,
-                    lambda run: picture.update(table_of(*_ledger(run)), refresh=True),
+                    lambda run, expected: picture.update(_picture(run, expected), refresh=True),
                 )
         else:
-            ended = _follow(runtime, RunId(run), every, lambda run: say(_sentence(run)))
+            ended = _follow(runtime, RunId(run), every, lambda run, expected: say(_sentence(run, expected)))
     _end_by(ended)
 
 
@@ -177,28 +196,40 @@ def show_results(
         )
 
 
-def _follow(runtime: "Runtime", run_id: RunId, every: timedelta, on_change: Callable[[Run], object]) -> Run:
+def _follow(
+    runtime: "Runtime",
+    run_id: RunId,
+    every: timedelta,
+    on_change: Callable[[Run, "Forecast | None"], object],
+) -> Run:
     """Hands over the run as it stands, now and whenever its numbers have changed; returns it as it ended.
 
     Raises:
         RunNotFound: if there is none of that id.
     """
+    from tq.pipeline import forecast
+
     run = runtime.store.runs.get(run_id)
-    on_change(run)
+    expected = forecast(runtime, run)
+    on_change(run, expected)
     while run.status is RunStatus.RUNNING:
         time.sleep(every.total_seconds())
-        before, run = run, _patiently(runtime, run_id)
-        if (run.status, run.counts) != (before.status, before.counts):
-            on_change(run)
+        before, held = run, expected and expected.held
+        run, expected = _patiently(runtime, run_id)
+        if (run.status, run.counts, expected and expected.held) != (before.status, before.counts, held):
+            on_change(run, expected)
     return run
 
 
-def _patiently(runtime: "Runtime", run_id: RunId) -> Run:
-    """The run as soon as Redis can tell; a run does not end because Redis is away."""
+def _patiently(runtime: "Runtime", run_id: RunId) -> tuple[Run, "Forecast | None"]:
+    """The run, and what is expected of it, as soon as Redis can tell; a run does not end because Redis is away."""
+    from tq.pipeline import forecast
+
     told = False
     while True:
         try:
-            return runtime.store.runs.get(run_id)
+            run = runtime.store.runs.get(run_id)
+            return run, forecast(runtime, run)
         except StoreUnavailable as error:
             if not told:
                 note(f"{error}; waiting")
@@ -222,7 +253,7 @@ def _check_task(runtime: "Runtime", task_id: str) -> None:
         runtime.registry.current.get(task_id)
 
 
-def _outline(run: Run) -> dict[str, Any]:
+def _outline(run: Run, expected: "Forecast | None") -> dict[str, Any]:
     counts = run.counts
     return {
         "run_id": run.id,
@@ -234,18 +265,21 @@ def _outline(run: Run) -> dict[str, Any]:
         "claimed_at": run.claimed_at,
         "deadline_at": run.deadline_at,
         "ended_at": run.ended_at,
+        "expected_end_at": expected.ends_at if expected else None,
+        "held": expected.held or None if expected else None,
         "expected": counts.expected,
         **{state: getattr(counts, state) for state in STATES},
         "skipped_by_reason": counts.skipped_by_reason,
         "open": counts.open,
+        "waiting": counts.waiting,
         "unaccounted": counts.unaccounted,
         "retries": counts.retries,
     }
 
 
-def _document(run: Run) -> dict[str, Any]:
+def _document(run: Run, expected: "Forecast | None") -> dict[str, Any]:
     return {
-        **_outline(run),
+        **_outline(run, expected),
         "fanned_out": run.fanned_out,
         "shares": [
             {
@@ -280,15 +314,29 @@ def _status(run: Run) -> str:
     return f"{run.status.value} ({run.reason})" if run.reason else run.status.value
 
 
-def _sentence(run: Run) -> str:
+def end_told(expected: "Forecast") -> str:
+    """When a run that has not ended is expected to, or what holds it."""
+    if expected.ends_at is None:
+        return f"held: {expected.held}"
+    late = "" if expected.in_time else ", at its deadline, before everybody is served"
+    return f"expected end {shown(expected.ends_at)}{late}"
+
+
+def _sentence(run: Run, expected: "Forecast | None") -> str:
     counts = run.counts
     told = [f"{shown(getattr(counts, state))} {state}" for state in STATES if getattr(counts, state)]
     told += [f"{shown(counts.open)} open"] if counts.open else []
     told += [f"{shown(counts.retries)} retries"] if counts.retries else []
     told += [f"{shown(counts.unaccounted)} UNACCOUNTED"] if counts.unaccounted else []
+    end = f"; {end_told(expected)}" if expected else ""
     return (
-        f"{run.id}: {run.status.value}, {shown(counts.expected)} expected: {', '.join(told) or 'none ended'}"
+        f"{run.id}: {run.status.value}, {shown(counts.expected)} expected: "
+        f"{', '.join(told) or 'none ended'}{end}"
     )
+
+
+def _picture(run: Run, expected: "Forecast | None") -> Group:
+    return Group(table_of(*_ledger(run)), f"\n{end_told(expected)}" if expected else "")
 
 
 def _ledger(run: Run) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
@@ -299,11 +347,13 @@ def _ledger(run: Run) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
         rows.append((state, getattr(counts, state)))
         if state == "skipped":
             rows += [(f"  {reason}", count) for reason, count in sorted(counts.skipped_by_reason.items())]
-    rows += [("open", counts.open), ("unaccounted", counts.unaccounted), ("retries", counts.retries)]
+    rows += [("open", counts.open)]
+    rows += [("  waiting for a retry", counts.waiting)] if counts.waiting else []
+    rows += [("unaccounted", counts.unaccounted), ("retries", counts.retries)]
     return (run.id, _status(run)), rows
 
 
-def _show_for_people(run: Run) -> None:
+def _show_for_people(run: Run, expected: "Forecast | None") -> None:
     counts = run.counts
     print_table(
         ("", ""),
@@ -315,7 +365,7 @@ def _show_for_people(run: Run) -> None:
             ("due", shown(run.nominal_at)),
             ("claimed", shown(run.claimed_at)),
             ("deadline", shown(run.deadline_at)),
-            ("ended", shown(run.ended_at)),
+            ("ended", end_told(expected) if expected else shown(run.ended_at)),
         ],
     )
     say("")

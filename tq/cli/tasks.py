@@ -1,6 +1,6 @@
 """`tq tasks`: which task types are declared here, whether they are valid, and when they fall due."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +12,14 @@ from tq.cli.app import app, open_runtime
 from tq.cli.arguments import instant_of, zone_of
 from tq.cli.output import AsJson, print_json, print_table, say, shown
 from tq.errors import InvalidInput
-from tq.models import Interval, TaskType, format_duration
+from tq.limits import EVERY_TASK
+from tq.models import Interval, RateBand, TaskId, TaskType, format_duration, format_rate
 from tq.redaction import MASK, is_secret_name, redact
 from tq.schedule import next_after
 from tq.settings import load_settings
 
 if TYPE_CHECKING:
+    from tq.store.orders import Pause
     from tq.store.preferences import Cohort
 
 NEXT_SHOWN = 3
@@ -36,12 +38,36 @@ def list_tasks(as_json: AsJson = False) -> None:
     with closing(open_runtime()) as runtime:
         declared = runtime.registry.current.tasks.values()
         enabled = {task.id: runtime.store.preferences.count(task.id) for task in declared}
+        pauses = runtime.store.orders.pauses()
+    paused = {task.id: _pause_of(task.id, pauses) for task in declared}
     if as_json:
-        print_json([{**_outline(task), "enabled": enabled[task.id]} for task in declared])
+        print_json(
+            [
+                {
+                    **_outline(task),
+                    "enabled": enabled[task.id],
+                    "rate_limit": rate_document(task.rate_limit),
+                    "concurrency": task.concurrency,
+                    "paused": pause_document(paused[task.id]),
+                }
+                for task in declared
+            ]
+        )
         return
     print_table(
-        ("id", "name", "falls due", "window", "enabled"),
-        [(task.id, task.name, str(task.interval), str(task.window), enabled[task.id]) for task in declared],
+        ("id", "name", "falls due", "window", "limit", "enabled", "paused"),
+        [
+            (
+                task.id,
+                task.name,
+                str(task.interval),
+                str(task.window),
+                limit_shown(task.rate_limit, task.concurrency),
+                enabled[task.id],
+                paused[task.id],
+            )
+            for task in declared
+        ],
     )
 
 
@@ -54,6 +80,7 @@ def show_task(task_id: TaskArgument, as_json: AsJson = False) -> None:
         task = runtime.registry.current.get(task_id)
         in_force = runtime.store.planning.definitions().get(task.id)
         cells = runtime.store.preferences.cells(task.id)
+        pause = _pause_of(task.id, runtime.store.orders.pauses())
         now = runtime.store.now()
     definition = {
         **_outline(task),
@@ -62,7 +89,8 @@ def show_task(task_id: TaskArgument, as_json: AsJson = False) -> None:
         "retries": task.retries,
         "retry_delay": task.retry_delay,
         "retry_after_max": task.retry_after_max,
-        "rate_limit": task.rate_limit,
+        "rate_limit": rate_document(task.rate_limit),
+        "concurrency": task.concurrency,
         "missed": task.missed,
         "catchup_window": task.catchup_window,
         "overlap": task.overlap,
@@ -71,6 +99,7 @@ def show_task(task_id: TaskArgument, as_json: AsJson = False) -> None:
         "config": _config_shown(task),
         "in_force": in_force == task_fingerprint(task),
         "enabled": sum(cells.values()),
+        "paused": pause_document(pause),
     }
     upcoming = _upcoming(task.interval.in_zone("UTC"), now, NEXT_SHOWN)
     followers = [
@@ -86,7 +115,7 @@ def show_task(task_id: TaskArgument, as_json: AsJson = False) -> None:
         next_at = [{"nominal_at": at} for at in upcoming]
         print_json({**definition, "next": next_at, "cells": followers})
     else:
-        _show_for_people(definition, task, upcoming, followers)
+        _show_for_people({**definition, "paused": pause}, task, upcoming, followers)
 
 
 @tasks.command("validate")
@@ -139,6 +168,30 @@ def next_occurrences(
     say(f"{task.title}: {task.interval.in_zone(zone)}")
     for at in found:
         say(f"  {shown(at)}")
+
+
+def limit_shown(rate: float | RateBand | None, concurrency: int | None) -> str | None:
+    """A configured limit for people: `50/s, 3 at a time`; None if there is none."""
+    parts = [] if rate is None else [str(rate) if isinstance(rate, RateBand) else format_rate(rate)]
+    parts += [f"{concurrency:,} at a time"] if concurrency else []
+    return ", ".join(parts) or None
+
+
+def rate_document(rate: float | RateBand | None) -> object:
+    """A configured rate for programs: calls per second, or three of them by their names."""
+    return rate.model_dump() if isinstance(rate, RateBand) else rate
+
+
+def pause_document(pause: "Pause | None") -> dict[str, Any] | None:
+    """A pause for programs."""
+    if pause is None:
+        return None
+    return {"reason": pause.reason, "by": pause.by, "since": pause.since, "until": pause.until}
+
+
+def _pause_of(task_id: TaskId, pauses: Mapping[str, "Pause"]) -> "Pause | None":
+    """What holds a task: its own pause, or that of all tasks."""
+    return pauses.get(task_id) or pauses.get(EVERY_TASK)
 
 
 def _outline(task: TaskType) -> dict[str, Any]:
@@ -197,6 +250,7 @@ def _show_for_people(
     config = dict(definition["config"] or {})
     headers = config.pop("headers", {})
     rows |= config | {f"header {name}": value for name, value in headers.items()}
+    rows["rate_limit"] = limit_shown(task.rate_limit, None)
     if not rows["in_force"]:
         rows["in_force"] = "no: the scheduler puts it into force at its next tick"
     print_table(

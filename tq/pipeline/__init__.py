@@ -2,7 +2,8 @@
 
 from tq.pipeline.distribute import distribute
 from tq.pipeline.execute import execute
+from tq.pipeline.forecast import forecast
 from tq.pipeline.start import start_run
 from tq.pipeline.tick import tick
 
-__all__ = ["distribute", "execute", "start_run", "tick"]
+__all__ = ["distribute", "execute", "forecast", "start_run", "tick"]

@@ -1,34 +1,38 @@
-"""The fan-out: everybody whose slot has come gets a job.
+"""The fan-out: everybody whose slot has come gets a job, as soon as that could be carried out.
 
 A run is a cursor per share that moves through the members in their stable order. Each step puts
 some hundred jobs into queue, open set and ledger and moves the cursor, all in one; the cursor is
 the fence, so a second distributor or a crash can neither duplicate nor lose anybody. What is not
-due yet, or more than the workers can take, stays a cursor and an entry on the agenda.
+due yet, or more than the limiter will let through in the next seconds, stays a cursor and an entry
+on the agenda. So a task that is paused, or whose endpoint is down, fills nothing.
 """
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from loguru import logger
 
 from tq.errors import RunNotFound, TaskNotFound
-from tq.models import Envelope, Interval, Run, RunId, RunKind, RunStatus, Share, TaskType
+from tq.models import Envelope, Interval, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskType
 from tq.models.interval import SUB_DAILY
+from tq.models.runs import Wait
 from tq.runtime import Runtime
 from tq.slots import LAST_PLACE, last_place_due, next_slot, slot_offset
 from tq.store.ledger import Step
 from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member
 
 PAGE = 1000
-# So many jobs of a run may be open at a time: what is queued, under way, or waiting for a retry.
-# It bounds Redis' memory whatever the size of the run, and is minutes of work for a few workers.
-MOST_OPEN = 10_000
-FULL_WAIT = timedelta(seconds=1)
+# Room is refilled every second or two, so the queue does not run dry; and little is in it when the
+# rate breaks down.
+AHEAD = timedelta(seconds=5)
+REFILL = timedelta(seconds=1)
+LEAST_ROOM = 4  # the slowest of tasks has a job ready when its slot comes
+MOST_QUEUED = 20_000  # jobs of a run, queued or under way, at any rate: some 20 MB
+RETRY_BACKLOG = 20_000  # jobs of a run that wait for their retry: beyond it an endpoint gets no new ones
 
 
 def distribute(runtime: Runtime, run_id: RunId) -> int:
-    """Fans out what has come due of a run; returns how many jobs that were."""
+    """Fans out what has come due of a run, as far as there is room; returns how many jobs that were."""
     try:
         run = runtime.store.runs.get(run_id)
     except RunNotFound:
@@ -41,57 +45,99 @@ def distribute(runtime: Runtime, run_id: RunId) -> int:
     except TaskNotFound as error:
         logger.error("run cannot be distributed", run_id=run_id, reason=str(error))
         return 0
-    sent = 0
-    room = MOST_OPEN - run.counts.open
+    others = runtime.store.runs.out_of_room(task.id) - {run_id}
+    room = room_of(run.counts, rate=runtime.outlook(task).rate, runs=len(others) + 1)
     now = runtime.store.now()
+    sent = 0
+    is_held = False
     for index, share in enumerate(run.shares):
-        for step in _steps(runtime, run, index, share, task, now, room):
+        while is_due(share, now) and (room > 0 or is_expired(share, now)):
+            step = _step(runtime, run, index, share, task, now, room)
             added = runtime.store.ledger.fan_out(run_id, step, task.priority)
             if added is None:
                 logger.info("distribution left to another", run_id=run_id, jobs=sent)
                 return sent
-            sent += added
-            room -= added
+            sent, room = sent + added, room - added
+            share = share.model_copy(update={"cursor": step.reached, "done": step.done})
             if runtime.stopping.is_set():
                 return sent
+        is_held = is_held or is_due(share, now)
+    _note_wait(runtime, run, is_held=is_held)
+    runtime.store.agenda.distribute_by(run_id, now + REFILL if is_held else _next_slot(run, now))
     if sent:
-        logger.info("run distributed", run_id=run_id, task_id=task.id, jobs=sent)
+        logger.info("run distributed", run_id=run_id, task_id=task.id, jobs=sent, more_is_due=is_held)
     return sent
 
 
-def _steps(
+def room_of(counts: RunCounts, *, rate: float, runs: int) -> int:
+    """How many more jobs of a run may be sent, when so many runs want their part of the rate (per second)."""
+    if rate <= 0 or counts.waiting >= RETRY_BACKLOG:
+        return 0
+    ahead = max(LEAST_ROOM, AHEAD.total_seconds() * rate / runs)
+    return max(0, int(min(ahead, MOST_QUEUED)) - (counts.open - counts.waiting))
+
+
+def is_due(share: Share, now: datetime) -> bool:
+    """Whether there may be members whose slot has come and who have not been reached."""
+    return not share.done and share.cursor < _last_place(share, now)
+
+
+def is_expired(share: Share, now: datetime) -> bool:
+    """Whether nobody of a share gets a job any more; that needs no room."""
+    return now > share.deadline_at
+
+
+def _last_place(share: Share, now: datetime) -> int:
+    return LAST_PLACE if is_expired(share, now) else last_place_due(now - share.start_at, share.spread)
+
+
+def _next_slot(run: Run, now: datetime) -> datetime:
+    return min(share.start_at + next_slot(now - share.start_at) for share in run.shares if not share.done)
+
+
+def _step(
     runtime: Runtime, run: Run, index: int, share: Share, task: TaskType, now: datetime, room: int
-) -> Iterator[Step]:
-    """The steps that a share can take now, from its cursor on."""
-    if share.done:
+) -> Step:
+    """The step that a share takes from its cursor on."""
+    expired = is_expired(share, now)
+    page = runtime.store.preferences.page(
+        run.task_id,
+        share.cohort,
+        after=share.cursor,
+        upto=_last_place(share, now),
+        size=PAGE if expired else min(PAGE, room),
+        run_id=run.id,
+        share=index,
+    )
+    members = [member for member in page.members if _is_expected(runtime, run, task, share, member)]
+    return Step(
+        index,
+        share.cursor,
+        page.reached,
+        done=page.reached >= LAST_PLACE,
+        wake_at=_next_slot(run, now),
+        jobs=[] if expired else [_job(run, index, share, task, member) for member in members],
+        expired=len(members) if expired else 0,
+        departures=page.departures,
+    )
+
+
+def _note_wait(runtime: Runtime, run: Run, *, is_held: bool) -> None:
+    """Keeps what the run waits for, for whoever looks, and for other runs, which share the rate with it."""
+    too_many_retries = run.counts.waiting >= RETRY_BACKLOG
+    wait = (Wait.RETRIES if too_many_retries else Wait.ROOM) if is_held else None
+    if wait is run.waits_for:
         return
-    expired = now > share.deadline_at
-    elapsed = now - share.start_at
-    upto = LAST_PLACE if expired else last_place_due(elapsed, share.spread)
-    wake_at = share.start_at + next_slot(elapsed)
-    cursor = share.cursor
-    while cursor < upto:
-        if room <= 0 and not expired:
-            yield Step(index, cursor, cursor, done=False, wake_at=now + FULL_WAIT)
-            return
-        page = runtime.store.preferences.page(
-            run.task_id, share.cohort, after=cursor, upto=upto, size=PAGE, run_id=run.id, share=index
+    runtime.store.ledger.note_wait(run.id, wait)
+    if wait is Wait.RETRIES:
+        logger.warning(
+            "no new jobs are sent, because too many wait for their retry",
+            run_id=run.id,
+            waiting=run.counts.waiting,
+            most=RETRY_BACKLOG,
         )
-        members = [member for member in page.members if _is_expected(runtime, run, task, share, member)]
-        yield Step(
-            index,
-            cursor,
-            page.reached,
-            done=page.reached >= LAST_PLACE,
-            wake_at=wake_at,
-            jobs=[] if expired else [_job(run, index, share, task, member) for member in members],
-            expired=len(members) if expired else 0,
-            departures=page.departures,
-        )
-        cursor = page.reached
-        room -= len(members)
-    if share.cursor == cursor:
-        yield Step(index, cursor, cursor, done=False, wake_at=wake_at)
+    elif run.waits_for is Wait.RETRIES:
+        logger.info("new jobs are sent again", run_id=run.id, waiting=run.counts.waiting)
 
 
 def _job(run: Run, index: int, share: Share, task: TaskType, member: Member) -> Envelope:

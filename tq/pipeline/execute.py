@@ -12,7 +12,8 @@ from typing import TypeVar
 from loguru import logger
 
 from tq.clock import MILLISECOND, Stopwatch
-from tq.errors import ExecutorUnavailable, StoreError, TaskNotFound
+from tq.errors import ExecutorUnavailable, NotNow, StoreError, TaskNotFound
+from tq.limits import Signal, signal_of
 from tq.models import (
     Envelope,
     ErrorDetail,
@@ -31,6 +32,9 @@ from tq.store.preferences import Disable
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 LONGEST_MESSAGE = 300
+FREE_CALLS = 3  # times as many as it may spend
+# A slot that has lapsed is usually followed by another; a thread waits no longer for it.
+SLOT_WAIT_S = 1.0
 GONE_REASON = "the endpoint answered 410 Gone"
 
 T = TypeVar("T")
@@ -42,6 +46,7 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
     Raises:
         StoreError: if the process is ending and the record could not be stored; the message must
             go back to its queue.
+        NotNow: if the limiter's slot for the call has lapsed while Redis was asked, and there is no other.
     """
     ledger = runtime.store.ledger
     permission = _until_stored(runtime, lambda: ledger.begin([envelope])[0])
@@ -56,6 +61,9 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
             is_gone = False
         case Verdict.GO:
+            wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
+            if wait_s > 0:
+                raise NotNow(timedelta(seconds=wait_s))
             ending, is_gone = _attempt(runtime, envelope, permission)
     if is_gone:
         # Before the end is recorded: who dies in between is asked once more, and answers the same.
@@ -72,21 +80,31 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
     except TaskNotFound as unknown:
         lacking = ErrorDetail(code=ErrorCode.UNKNOWN_TASK, message=str(unknown))
         return _end(envelope, JobStatus.FAILED, permission.now, lacking), False
+    is_probe = runtime.limiter.is_probe(envelope)
     watch = Stopwatch()
     result = _carry_out(runtime, envelope.open_for(task, deadline_at=permission.deadline_at))
     now = permission.now + watch.elapsed
+    for observe in runtime.observers:
+        observe(envelope, task, result)
+    spent, failed_at = envelope.spent, envelope.failed_at
+    # An outage costs no attempts. But a job that is answered with errors again and again is no outage.
+    is_its_own = envelope.attempt > FREE_CALLS * (task.retries + 1) and signal_of(result) is Signal.ERROR
+    if not is_its_own and failed_at and runtime.limiter.in_outage(task.id, failed_at.timestamp()):
+        spent, failed_at = spent - 1, None
     verdict = decide(
         result,
         attempt=envelope.attempt,
-        spent=envelope.spent,
+        spent=spent,
+        spends=is_its_own or not is_probe,
         task=task,
         now=now,
         deadline_at=permission.deadline_at,
         jitter=runtime.jitter.random,
     )
     match verdict:
-        case Again(delay, spent, _):
-            return Retry(envelope, delay, spent, task.priority), False
+        case Again(delay, spent_now, _):
+            failed_at = now if spent_now > spent else failed_at
+            return Retry(envelope, delay, spent_now, task.priority, failed_at), False
         case Ended(status, error):
             end = _end(envelope, status, now, error, started_at=permission.now, called=result)
             return end, result.outcome is Outcome.GONE

@@ -2,7 +2,7 @@
 
 Scripts stand in `lua/`, each with a header that explains it. `-- include: name` on a line of its
 own puts another file there. Before a script runs, it gets the keys it uses (see `keys.py`) and,
-where it enqueues, the transport's `enqueue`.
+where it enqueues or takes back, the transport's functions for that.
 """
 
 import re
@@ -85,10 +85,12 @@ class Connection:
 
     def source(self, name: str) -> str:
         """The whole text of a script, as it is sent."""
-        text = _INCLUDE.sub(lambda match: _read(match[1]), _read(name))
+        text = _whole(name)
         head = self.keys.lua(text)
         if "enqueue(" in text:
             head += self._transport.enqueue_lua
+        if "take_back(" in text:
+            head += self._transport.take_back_lua
         return head + text
 
     @contextmanager
@@ -138,6 +140,10 @@ def _explained(error: redis.exceptions.RedisError, url: str) -> StoreError:
             f"Redis at {place} did not answer in time; see whether it is overloaded or stopped"
         )
     return StoreUnavailable(f"Redis at {place} cannot be reached; start it, or set TQ_REDIS_URL")
+
+
+def _whole(name: str) -> str:
+    return _INCLUDE.sub(lambda match: _whole(match[1]), _read(name))
 
 
 @cache

@@ -67,8 +67,21 @@ TABLE = {
         "until the run's end",
     ),
     # What is due later
-    "agenda": Key("agenda", "zset", "`r|run|user` (retry) and `d|run` (distribution) by when (ms)"),
+    "agenda": Key(
+        "agenda", "zset", "`r|run|user` (retry), `p|run|user` (put off), `d|run` (distribution) by when (ms)"
+    ),
     "agenda_messages": Key("agenda_messages", "hash", "agenda entry → queue, id and body of its message"),
+    # How fast calls are made
+    "limit": Key(
+        "limit:{scope}", "string", "rate, breaker and slots of a task, or of `*` for all (packed)", "a day"
+    ),
+    "places": Key(
+        "places:{task}", "zset", "calls under way by when (s) they are given up, if limited at a time"
+    ),
+    "outcomes": Key("outcomes:{scope}", "hash", "slot of 10 s in the hour → how calls came out", "2 hours"),
+    "ordered": Key("ordered", "hash", "scope → the rate that an operator ordered, as JSON"),
+    "paused": Key("paused", "hash", "scope → the pause that an operator ordered, as JSON"),
+    "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
     # What became of jobs
     "results": Key("results:{task}|{user}", "list", "the last results, newest first", "TQ_RESULT_TTL"),
     "failures": Key(

@@ -109,6 +109,10 @@ class Cohort:
         zone, _, interval = text.partition("|")
         return cls(zone, interval)
 
+    def has(self, cell: "Cohort") -> bool:
+        """Whether it has the users of a cell, that is of one zone and one interval; as `lua/cohorts.lua` says."""
+        return self.zone in (ANY_ZONE, cell.zone) and self.interval in ("*", cell.interval)
+
     def __str__(self) -> str:
         return f"{self.zone}|{self.interval}"
 

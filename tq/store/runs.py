@@ -6,7 +6,10 @@ from datetime import timedelta
 from tq.clock import from_ms
 from tq.errors import RunNotFound
 from tq.models import JobStatus, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskId, UserId
+from tq.models.runs import Wait
+from tq.slots import LAST_PLACE, PLACES
 from tq.store.connection import Connection, chunks
+from tq.store.preferences import Cohort
 
 # One script reads so many runs: about 2 ms of Redis' time.
 BATCH = 100
@@ -67,6 +70,35 @@ class Runs:
         """The runs of a task that have not ended."""
         return [RunId(run_id) for run_id in self._redis.call("SMEMBERS", self._keys("active", task_id))]
 
+    def out_of_room(self, task_id: TaskId) -> set[RunId]:
+        """The runs of a task that would send more jobs if there were room for them."""
+        active = self.active(task_id)
+        found = self._redis.calls(
+            [("HMGET", self._keys("run", run_id), "waits_for", "undone") for run_id in active]
+        )
+        return {
+            run_id
+            for run_id, (waits_for, undone) in zip(active, found, strict=True)
+            if waits_for == Wait.ROOM and int(undone or 0) > 0
+        }
+
+    def members_left(self, run: Run) -> list[float]:
+        """How many members each share has beyond its cursor; about, from how many its cohort has now."""
+        found = self._redis.call("HGETALL", self._keys("cells", run.task_id))
+        cells = [(Cohort.parse(cell), int(members)) for cell, members in found.items()]
+        listed = self._redis.calls(
+            [
+                ("ZCOUNT", self._keys("members", run.id, str(index)), f"({share.cursor}", "+inf")
+                for index, share in enumerate(run.shares)
+            ]
+        )
+        left = []
+        for share, others in zip(run.shares, listed, strict=True):
+            cohort = Cohort.parse(share.cohort)
+            members = sum(members for cell, members in cells if cohort.has(cell))
+            left.append(0.0 if share.done else members * (LAST_PLACE - share.cursor) / PLACES + others)
+        return left
+
 
 def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_open: int) -> Run:
     reasons = {
@@ -74,7 +106,7 @@ def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_op
         for name, count in fields.items()
         if name.startswith(f"{JobStatus.SKIPPED}:")
     }
-    counters = ("expected", "success", "failed", "expired", "cancelled", "skipped", "retries")
+    counters = ("expected", "success", "failed", "expired", "cancelled", "skipped", "waiting", "retries")
     counts = {name: int(fields.get(name, "0")) for name in counters}
     ended = fields.get("ended_at")
     return Run(
@@ -88,6 +120,7 @@ def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_op
         deadline_at=from_ms(int(fields["deadline_at"])),
         ended_at=from_ms(int(ended)) if ended else None,
         definition=fields["definition"],
+        waits_for=Wait(fields["waits_for"]) if "waits_for" in fields else None,
         counts=RunCounts(open=still_open, skipped_by_reason=reasons, **counts),
         shares=tuple(_share(shares, index) for index in range(int(fields["shares"]) if shares else 0)),
     )

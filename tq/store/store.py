@@ -8,6 +8,8 @@ from tq.store.agenda import Agenda
 from tq.store.connection import Connection
 from tq.store.keys import Keys
 from tq.store.ledger import Ledger
+from tq.store.limits import Limits
+from tq.store.orders import Orders
 from tq.store.planning import Planning
 from tq.store.preferences import Preferences
 from tq.store.results import Results
@@ -35,6 +37,8 @@ class Store:
         self.runs = Runs(self.connection)
         self.results = Results(self.connection)
         self.agenda = Agenda(self.connection)
+        self.limits = Limits(self.connection)
+        self.orders = Orders(self.connection)
 
     def ping(self) -> None:
         """Sees whether Redis is there.

@@ -26,6 +26,8 @@ from tq.testing.executor import FakeExecutor
 
 STEP = timedelta(seconds=10)
 TICK = timedelta(minutes=1)
+# Calls take no time here, so nothing need be sent in portions, unless a task's own limit says so.
+RATE = 100_000.0
 
 
 class Worker(Protocol):
@@ -86,7 +88,10 @@ class Journey:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 redis_url = stack.enter_context(RedisServer(Path(folder), persist=False)).url
             settings = Settings(
-                redis_url=redis_url, broker="stub", namespace=f"journey.{uuid.uuid4().hex[:12]}"
+                redis_url=redis_url,
+                broker="stub",
+                namespace=f"journey.{uuid.uuid4().hex[:12]}",
+                rate_limit=RATE,
             )
             clock, executor = FrozenClock(at), executor or FakeExecutor()
             declared = DeclaredTasks(tasks, clock)

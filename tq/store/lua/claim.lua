@@ -5,11 +5,13 @@
 --       needs none), the instant from which to look on, start, spread, deadline (ms), the reason
 --       for which it is skipped ('' if it is not)
 -- The due entry is the fence: a share whose entry has moved was claimed by another.
+-- An occurrence that lies in a pause is skipped; one that fell due before it is a run that waits.
 -- A scheduled run that exists gets the shares that it lacks; one that was asked for exists once.
 -- Returns how many shares were claimed, and how many of them are to be carried out.
 -- include: now
 -- include: cohorts
 -- include: ledger
+-- include: pauses
 local run, task, kind, nominal = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local definition, overlap = ARGV[6], ARGV[7]
 local run_key, shares_key = K.run(run), K.shares(run)
@@ -37,6 +39,15 @@ local function overlapping(cohort)
   return nil
 end
 
+-- What becomes of an occurrence because operators have paused its task, or everything: the same.
+local function paused()
+  for _, scope in ipairs({ task, '*' }) do
+    local pause = pause_at(scope, now)
+    if pause and pause.since <= tonumber(nominal) then return 'paused' end
+  end
+  return nil
+end
+
 local function take_due(cohort, seen, next_look)
   if seen == '' then return true end
   local member = task .. '|' .. cohort
@@ -52,7 +63,7 @@ for i = 12, #ARGV, 7 do
   local cohort, seen, next_look = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local start, spread, deadline, skip = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
   if take_due(cohort, seen, next_look) then
-    if skip == '' and kind == 'schedule' then skip = overlapping(cohort) or '' end
+    if skip == '' and kind == 'schedule' then skip = paused() or overlapping(cohort) or '' end
     local prefix = shares .. ':'
     redis.call('HSET', shares_key, prefix .. 'cohort', cohort, prefix .. 'cursor', '-1', prefix .. 'start', start,
       prefix .. 'spread', spread, prefix .. 'deadline', deadline, prefix .. 'done', skip == '' and '0' or '1', prefix .. 'open', 0)

@@ -1,0 +1,1 @@
+"""The limiter's test track: what it measures with is right, and tells good limiters from bad ones."""

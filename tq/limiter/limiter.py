@@ -1,0 +1,288 @@
+"""The limiter in a worker process: one thread that talks to Redis, one that listens to events.
+
+Whoever wants to begin a call does so under `lock`: the worker's queue, which hands out a job only
+with a slot for it, and `enter`, for calls that did not come that way or were held up since.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from loguru import logger
+
+from tq.errors import StoreError
+from tq.limiter.agent import Agent, Slot
+from tq.limits import EVERY_TASK, Kind, Limit, Signal, hold_of, kind_of, signal_of
+from tq.models import Envelope, ExecutionResult, Outcome, TaskId
+from tq.store.limits import Answer, Limits
+
+# A call that begins so long after its slot would come on top of those that follow it; with what may
+# happen on the way to the endpoint this keeps any second within a twentieth above the ceiling.
+LATE_S = 0.05
+LISTEN_AGAIN_S = 1.0
+LONGEST_SLEEP_S = 5.0
+
+LimitOf = Callable[[Envelope], tuple[Limit, int]]
+
+
+@dataclass(slots=True)
+class _Call:
+    slot: Slot
+    is_told: bool = False  # whether the limiter knows how it came out
+
+
+class Limiter:
+    """Slots for the calls of this process. Until it is started, nothing is limited."""
+
+    # A job that was given back is looked at again after this long, in case things have become better.
+    LONGEST_ABSENCE_S = 20.0
+
+    def __init__(self, limits: Limits, everything: Limit, limit_of: LimitOf, *, process: str) -> None:
+        self.lock = threading.Lock()
+        self.idle = threading.Condition(self.lock)  # threads that wait for a job
+        self.agent = Agent(process, everything)
+        self._limits = limits
+        self.limit_of = limit_of
+        self._work = threading.Condition(self.lock)  # the limiter's own thread
+        self._sleeps_until = 0.0
+        self._idlers = 0
+        self._entering = 0
+        self._calls: dict[int, _Call] = {}
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+        self._away = ""
+
+    # Life
+
+    def start(self, threads: int) -> None:
+        """Begins to limit the calls of so many threads."""
+        self.agent.threads = threads
+        self._stopping.clear()
+        for target in (self._exchange, self._listen):
+            thread = threading.Thread(
+                target=self._while_running, args=(target,), name=f"limiter{target.__name__}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Tells Redis how the last calls came out, and gives back what is in hand."""
+        self._stopping.set()
+        with self.lock:
+            self._work.notify_all()
+            self.idle.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=LISTEN_AGAIN_S * 2)
+        if self._threads:
+            with self.lock:
+                request = self.agent.farewell()
+            with suppress(StoreError):
+                self._limits.exchange(request)
+        self._threads = []
+
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are limited: in a worker, from its boot to its end."""
+        return bool(self._threads) and not self._stopping.is_set()
+
+    # Jobs that wait (whoever calls these holds the lock)
+
+    def wait(self, envelope: Envelope, limit: Limit, weight: int) -> None:
+        """One more job waits here."""
+        self.agent.wait(envelope.task_id, limit, weight=weight)
+        self._wake_if_due(time.monotonic())
+
+    def has_slot(self, task: TaskId) -> bool:
+        """Whether a job of the task may begin now."""
+        return self.agent.has_slot(task, time.monotonic())
+
+    def begin(self, envelope: Envelope) -> None:
+        """The job begins, with the slot that is there for it."""
+        now = time.monotonic()
+        slot = self.agent.take(envelope.task_id, now)
+        if slot is not None:
+            self._calls[id(envelope)] = _Call(slot)
+
+    def pass_on(self) -> None:
+        """Wakes the next thread, in case there is more to begin."""
+        if self._idlers:
+            self.idle.notify()
+
+    def horizon(self, task: TaskId, seconds: float) -> tuple[int, float, float]:
+        """How many waiting jobs of a task will begin within this time; seconds until the first, and then per second."""
+        now = time.monotonic()
+        wait_s, pace = self.agent.expected_wait(task, now), self.agent.pace_of(task)
+        return self.agent.horizon(task, seconds, now), wait_s, pace
+
+    def sleep(self, seconds: float) -> None:
+        """Waits until there may be something to begin."""
+        self._idlers += 1
+        try:
+            self._wake_if_due(time.monotonic())
+            self.idle.wait(seconds)
+        finally:
+            self._idlers -= 1
+
+    # Calls
+
+    def enter(self, envelope: Envelope, *, patience_s: float) -> float:
+        """Leave for the call to begin now: 0, or else for how many seconds there is none.
+
+        A call that comes with a slot that is still good passes at once. Any other waits for one, for
+        `patience_s` at most.
+        """
+        if not self.is_running:
+            return 0.0
+        limit, weight = self.limit_of(envelope)
+        with self.lock:
+            call = self._calls.get(id(envelope))
+            now = time.monotonic()
+            if call is not None:
+                if call.slot.probe or now - call.slot.due <= LATE_S:
+                    return 0.0
+                logger.debug("slot has lapsed", late_ms=round((now - call.slot.due) * 1000))
+                self.agent.end(self._calls.pop(id(envelope)).slot, now, signal=None)
+            task = envelope.task_id
+            self.wait(envelope, limit, weight)
+            until = now + patience_s
+            while not self._stopping.is_set() and not self.agent.has_slot(task, time.monotonic()):
+                left = until - time.monotonic()
+                if left <= 0:
+                    self.agent.leave(task)
+                    return max(self.agent.expected_wait(task, time.monotonic()), 1.0) * (1 + random.random())
+                self._entering += 1
+                self.sleep(left)
+                self._entering -= 1
+            self.begin(envelope)
+            self.pass_on()
+            return 0.0
+
+    def is_probe(self, envelope: Envelope) -> bool:
+        """Whether the call asks on behalf of all whether an outage is over."""
+        with self.lock:
+            call = self._calls.get(id(envelope))
+            return call is not None and call.slot.probe
+
+    def in_outage(self, task: TaskId, instant: float) -> bool:
+        """Whether an instant (Unix seconds) lies in the last outage of the task, as far as it is known here."""
+        with self.lock:
+            outage = self.agent.outage_of(task)
+        return outage is not None and outage[0] <= instant <= outage[1]
+
+    def learn(self, envelope: Envelope, result: ExecutionResult, *, most_hold: timedelta) -> None:
+        """How a call came out; a wait that the endpoint asks for is kept up to `most_hold`."""
+        with self.lock:
+            call = self._calls.get(id(envelope))
+            if call is None:
+                return
+            now = time.monotonic()
+            seconds = result.duration.total_seconds()
+            hold = hold_of(result, most=most_hold)
+            said = signal_of(result)
+            if said is Signal.ERROR and envelope.attempt > 1:
+                said = None  # a job that fails again says more of the job than of the endpoint
+            throttled = result.outcome is Outcome.THROTTLED
+            self.agent.learn(call.slot, now, signal=said, seconds=seconds, hold=hold, throttled=throttled)
+            call.is_told = True
+            self._wake_if_due(now)
+
+    def count(self, envelope: Envelope, result: ExecutionResult) -> None:
+        """Counts a call among the outcomes of its task."""
+        kind: Kind | None = kind_of(result)
+        if kind is None or not self.is_running:
+            return
+        limit, _ = self.limit_of(envelope)
+        with self.lock:
+            now = time.monotonic()
+            self.agent.count(envelope.task_id, limit, kind, now)
+            self._wake_if_due(now)
+
+    def end(self, envelope: Envelope) -> None:
+        """The job is done with, its thread free."""
+        with self.lock:
+            call = self._calls.pop(id(envelope), None)
+            if call is None:
+                return
+            now = time.monotonic()
+            if not call.is_told:
+                self.agent.learn(call.slot, now, signal=None)
+            self.agent.release(call.slot)
+            self._wake_if_due(now)
+
+    def _while_running(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            if not self._stopping.is_set():
+                # Without slots no job would ever begin: better a new process.
+                logger.critical("limiter ended unexpectedly; the process ends, to be started anew")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    # The thread that talks to Redis
+
+    def _exchange(self) -> None:
+        with self.lock:
+            while not self._stopping.is_set():
+                now = time.monotonic()
+                request = self.agent.request(now)
+                if request is not None:
+                    self.lock.release()
+                    answer: Answer | StoreError
+                    try:
+                        answer = self._limits.exchange(request)
+                    except StoreError as error:
+                        answer = error
+                    finally:
+                        self.lock.acquire()
+                    now = time.monotonic()
+                    if isinstance(answer, StoreError):
+                        self._tell_away(str(answer))
+                        self.agent.lost(request, now)
+                    else:
+                        self._tell_away("")
+                        self.agent.accept(request, answer, now)
+                slot_at = self.agent.slot_at() if self._idlers else float("inf")
+                if slot_at <= now:
+                    # Whoever takes a job wakes the next; but one that waits for another task would not.
+                    self.idle.notify(self._idlers if self._entering else 1)
+                    slot_at = self.agent.slot_after(now)
+                self._sleeps_until = min(slot_at, self.agent.exchange_at(now), now + LONGEST_SLEEP_S)
+                if self._sleeps_until > now:
+                    self._work.wait(self._sleeps_until - now)
+
+    def _wake_if_due(self, now: float) -> None:
+        """Wakes the limiter's thread if it would sleep through something."""
+        slot_at = self.agent.slot_at() if self._idlers else float("inf")
+        if min(slot_at, self.agent.exchange_at(now)) < self._sleeps_until:
+            self._sleeps_until = 0.0
+            self._work.notify()
+
+    def _tell_away(self, failure: str) -> None:
+        if failure and not self._away:
+            logger.warning("limiter cannot ask Redis; calls are paced from memory", reason=failure)
+        elif self._away and not failure:
+            logger.info("limiter asks Redis again")
+        self._away = failure
+
+    # The thread that listens
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for event in self._limits.events(self._stopping):
+                    with self.lock:
+                        self.agent.heard(event.scope, event.epoch, time.monotonic())
+                        self._work.notify()
+            except StoreError as error:
+                logger.debug("limiter's events lost", reason=str(error))
+                with self.lock:
+                    # A Redis that was restarted may have forgotten the slots that are in hand, and give
+                    # them away once more.
+                    self.agent.heard(EVERY_TASK, None, time.monotonic())
+                self._stopping.wait(LISTEN_AGAIN_S)
