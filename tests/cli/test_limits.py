@@ -393,3 +393,14 @@ def test_a_user_without_a_name_is_told_by_number(tq: Tq, monkeypatch: pytest.Mon
     paused = tq("tasks", "pause", "--all", "--json").document["paused"]
 
     assert paused["by"] == f"4711@{socket.gethostname()}"
+
+
+def test_an_order_for_all_tasks_can_be_given_where_the_tasks_file_cannot_be_read(
+    tq: Tq, tmp_path: Path
+) -> None:
+    (tmp_path / "tasks.yaml").write_text("tasks: [")
+
+    answer = tq("limits", "--set", "20/s")
+
+    assert (answer.code, answer.err) == (0, "")
+    assert "20/s" in answer.out

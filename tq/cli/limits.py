@@ -15,7 +15,7 @@ from tq.cli.app import app, open_runtime
 from tq.cli.arguments import duration_of, instant_of, rate_of, reason_of, task_id_of
 from tq.cli.output import AsJson, print_json, print_table, say, shown
 from tq.cli.tasks import TaskArgument, limit_shown, pause_document, rate_document, tasks
-from tq.errors import InvalidInput, TaskNotFound
+from tq.errors import InvalidDefinition, InvalidInput, TaskNotFound
 from tq.limits import EVERY_TASK, Limit, limit_everything, limit_of
 from tq.models import RateBand, Strategy, TaskType, format_rate
 
@@ -239,7 +239,7 @@ def _order_rate(
         changed = orders.reset_rate(scope.id)
     else:
         orders.set_rate(scope.id, rate_of(option, rate), pinned=pin, by=_operator())
-    row = _rows(runtime, _all_scopes(runtime))[0] if scope.id == EVERY_TASK else _rows(runtime, [scope])[1]
+    row = _rows(runtime, [])[0] if scope.id == EVERY_TASK else _rows(runtime, [scope])[1]
     if as_json:
         print_json(row.document)
     elif row.order is None:
@@ -303,7 +303,8 @@ def _scope_of(runtime: "Runtime", written: str) -> _Scope:
     task_id = task_id_of(written)
     try:
         return _declared(runtime, runtime.registry.current.get(task_id))
-    except TaskNotFound:
+    except (TaskNotFound, InvalidDefinition):
+        # An order must be possible where the tasks file is not, or cannot be read.
         orders = runtime.store.orders.in_force()
         if not any(task_id in known for known in (runtime.store.planning.definitions(), *orders)):
             raise
