@@ -87,14 +87,16 @@ class FairQueue(queue.PriorityQueue[Any]):
         limiter = self._limiter
         with limiter.lock:
             for task, waiting in self._lanes.tasks().items():
+                if not task:
+                    continue
                 keep, wait_s, pace = limiter.horizon(TaskId(task), HOLD_S)
                 items = self._lanes.withdraw(task, waiting - keep)
                 if items:
                     limiter.agent.leave(items[0].message.args[0].task_id, jobs=len(items))
                 # They come back as they will be needed, and never all at once.
                 for place, item in enumerate(reversed(items), start=keep):
-                    delay_s = (wait_s + place / pace) * (0.75 + random.random() / 2)
-                    withdrawn.append((item, timedelta(seconds=min(delay_s, limiter.LONGEST_ABSENCE_S))))
+                    delay_s = min(wait_s + place / pace, limiter.LONGEST_ABSENCE_S)
+                    withdrawn.append((item, timedelta(seconds=delay_s * (0.75 + random.random() / 2))))
         return withdrawn
 
     def given_away(self, items: int) -> None:
@@ -112,7 +114,7 @@ class FairQueue(queue.PriorityQueue[Any]):
             if envelope and limit:
                 limiter.wait(envelope, limit, weight)
             else:
-                limiter.idle.notify()
+                limiter.pass_on()
 
     def _take(self, *, gated: bool) -> Any:
         try:

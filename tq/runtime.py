@@ -4,6 +4,7 @@ A Runtime opens each part when it is first needed, so that a command that only r
 not care whether tasks.yaml can be read.
 """
 
+import contextlib
 import os
 import random
 import socket
@@ -112,7 +113,9 @@ class Runtime:
         )
 
     def outlook(self, task: TaskType) -> Outlook:
-        """What the jobs of a task may expect now: calls per second, and among how many runs."""
+        """What the jobs of a task may expect now, by its definition declared now, if there is one."""
+        with contextlib.suppress(InvalidDefinition):
+            task = self.registry.current.tasks.get(task.id, task)
         return self.store.limits.outlook(
             task.id, limit_of(task, self.settings), limit_everything(self.settings)
         )

@@ -31,6 +31,7 @@ ASK_AGAIN_S = 0.05
 MOST_TASKS = 50  # in one exchange: it keeps the script below a millisecond
 REDIS_AGAIN_S = 1.0
 AWAY_SHARE = 0.5
+PACE_OVER_S = 5.0
 PROBE_PACE = 0.2  # calls per second of a task that is held: probes, or none
 
 
@@ -64,6 +65,14 @@ class _Line:
     reports: dict[tuple[int, bool], Report] = field(default_factory=dict)
     failures: int = 0
     paced_until: float = 0.0
+    held_until: float = 0.0  # by a wait that the endpoint asked for
+    pace: float = 0.0  # calls begun per second over the last seconds, at `pace_at`
+    pace_at: float = 0.0
+
+    @property
+    def owes(self) -> bool:
+        """Whether others wait for what is to be given back: a place, or the leave to probe."""
+        return bool(self.ended_places) or any(report.is_unused_probe for report in self.reports.values())
 
     @property
     def unserved(self) -> int:
@@ -79,6 +88,12 @@ class _Line:
 
     def report(self, epoch: int, *, probe: bool) -> Report:
         return self.reports.setdefault((epoch, probe), Report(epoch, probe))
+
+    def pace_now(self, now: float) -> float:
+        return self.pace * math.exp((self.pace_at - now) / PACE_OVER_S)
+
+    def count_begin(self, now: float) -> None:
+        self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
 
     def let_go(self, slot: Slot) -> None:
         """Gives back a slot that no call was made with."""
@@ -101,6 +116,7 @@ class Agent:
         self._lines: OrderedDict[TaskId, _Line] = OrderedDict()
         self._exchanging = False
         self._is_away = False
+        self._told: list[tuple[str, int | None]] = []  # by events, since an exchange began
         self._last_due = -math.inf
         self._linger = 0.0
         self._flush_at = math.inf
@@ -116,7 +132,7 @@ class Agent:
     def wait(self, task: TaskId, limit: Limit, *, weight: int = 4, jobs: int = 1) -> None:
         """So many more jobs of the task wait here."""
         line = self._line(task, limit)
-        line.limit, line.weight = limit, weight if not line.waiting else max(weight, line.weight)
+        line.weight = weight if not line.waiting else max(weight, line.weight)
         line.waiting += jobs
 
     def leave(self, task: TaskId, *, jobs: int = 1) -> None:
@@ -133,20 +149,24 @@ class Agent:
             return 0.0
         return max(0.0, line.ask_at - now)
 
-    def pace_of(self, task: TaskId) -> float:
+    def pace_of(self, task: TaskId, now: float) -> float:
         """Calls per second that this process may expect for the task, with the others calling it, too."""
         line = self._lines.get(task)
         if line is None:
             return self.rate
         if line.state != "closed":
             return PROBE_PACE
-        return min(self.rate, line.rate) / max(1, self.processes)
+        allowed = min(self.rate, line.rate) / max(1, self.processes)
+        # Where calls at a time are limited, the rate says little: what they take says how many there will be.
+        return min(allowed, max(line.pace_now(now), PROBE_PACE)) if line.limit.concurrency else allowed
 
     def horizon(self, task: TaskId, seconds: float, now: float) -> int:
         """How many waiting jobs of a task may expect to begin within this time."""
         left = seconds - self.expected_wait(task, now)
-        # One at least: who has none to offer never asks.
-        return max(1, int(left * self.pace_of(task))) if left > 0 else 0
+        line = self._lines.get(task)
+        # Who has none to offer never asks; and whoever ends a call should find the next one here.
+        least = 2 * line.limit.concurrency if line is not None and line.limit.concurrency else 1
+        return max(least, int(left * self.pace_of(task, now))) if left > 0 else 0
 
     def outage_of(self, task: TaskId) -> tuple[float, float] | None:
         """The task's last outage, in Unix seconds by Redis' clock."""
@@ -174,6 +194,7 @@ class Agent:
         line.in_use += 1
         self._pace = self._pace_now(now) + 1
         self._pace_at = now
+        line.count_begin(now)
         return slot
 
     def end(
@@ -225,7 +246,7 @@ class Agent:
             report.hold = max(report.hold, hold)
             report.throttled = report.throttled or throttled
             self._void(line)
-            line.ask_at = max(line.ask_at, now + hold)
+            line.ask_at = line.held_until = max(line.ask_at, now + hold)
         if slot.probe or hold is not None or line.failures >= FAILURES_TO_TELL:
             self._urgent = True
         self._flush_at = min(self._flush_at, now + FLUSH_S)
@@ -273,7 +294,7 @@ class Agent:
         # Threads that are busy need no slots; the first one to be free brings the question up again.
         if hungry and self._free(now) > 0:
             at = max(min(hungry), self._last_due + self._linger)
-        if self._urgent:
+        if self._urgent or any(line.owes for line in self._lines.values()):
             at = min(at, self._told_at + URGENT_EVERY_S)
         # If a question is due soon after, outcomes go with it.
         if self._flush_at + LINGER_S < at:
@@ -286,12 +307,12 @@ class Agent:
         """What to tell and ask now; None if that can wait."""
         if now < self.exchange_at(now):
             return None
+        if self._urgent or any(line.owes for line in self._lines.values()):
+            self._urgent, self._told_at = False, now
         free = self._free(now)
         asks = [self._ask(task, line, free, now) for task, line in self._in_turn()]
         self._exchanging = True
         self._exchanged_at = now
-        if self._urgent:
-            self._urgent, self._told_at = False, now
         self._flush_at = math.inf
         return self._request(free, asks)
 
@@ -307,24 +328,34 @@ class Agent:
         for grant in answer.grants:
             slot = Slot(grant.task, now + grant.delay, grant.epoch, grant.probe, grant.place)
             self._lines[grant.task].slots.append(slot)
-        if answer.grants:
+        served = Counter(grant.task for grant in answer.grants)
+        if served:
             lead = answer.grants[0].delay
             # The task that gets the most tells: a slow one, with a slot far ahead, must not hold up the others.
-            most = Counter(grant.task for grant in answer.grants).most_common(1)[0][0]
+            [(most, _)] = served.most_common(1)
             self._last_due = now + max(grant.delay for grant in answer.grants if grant.task == most)
             self._linger = min(LINGER_S, lead / 2)
         for ask in request.tasks:
             line, scope = self._lines[ask.task], answer.scopes[ask.task]
             line.rate, line.state, line.outage = scope.rate, scope.state, scope.outage
+            if scope.state == "held":
+                line.held_until = max(line.held_until, now + scope.wait)
             self._void(line, before=scope.epoch)
             if ask.slots:
-                line.ask_at = now + (scope.wait or (0.0 if line.slots else ASK_AGAIN_S))
+                line.ask_at = now + (scope.wait or (0.0 if ask.task in served else ASK_AGAIN_S))
             if line.is_idle:
                 del self._lines[ask.task]
+        # What was told since the question may be news to its answer.
+        told, self._told = self._told, []
+        for scope_name, epoch in told:
+            known = answer.scopes.get(TaskId(scope_name))
+            if epoch is None or known is None or epoch > known.epoch:
+                self.heard(scope_name, epoch, now)
 
     def lost(self, request: Request, now: float) -> None:
         """An exchange failed: what it was to tell is kept, and until the next one calls are paced from memory."""
         self._exchanging, self._is_away = False, True
+        self._told = []
         self._again_at = now + REDIS_AGAIN_S
         for ask in request.tasks:
             line = self._lines[ask.task]
@@ -360,6 +391,8 @@ class Agent:
 
     def heard(self, scope: str, epoch: int | None, now: float) -> None:
         """A scope has changed: slots of epochs before this one are void, all of them if none is named."""
+        if self._exchanging:
+            self._told.append((scope, epoch))
         lines = [line for task, line in self._lines.items() if scope in (task, EVERY_TASK)]
         for line in lines:
             self._void(line, before=epoch)
@@ -379,6 +412,7 @@ class Agent:
         line = self._lines.get(task)
         if line is None:
             line = self._lines[task] = _Line(limit, rate=limit.base)
+        line.limit = limit
         return line
 
     def _due_slot(self, line: _Line, now: float) -> bool:
@@ -435,15 +469,16 @@ class Agent:
         """Slots until Redis is asked again: half of what it last allowed, shared by all processes."""
         processes = max(1, self.processes)
         whole = min(self.rate, self.everything.ceiling * AWAY_SHARE) / processes
-        free = self._free(now)
         for task, line in self._lines.items():
-            if line.state != "closed" or line.limit.concurrency or line.ask_at > now + REDIS_AGAIN_S:
+            is_over = line.state == "held" and line.held_until <= now
+            if line.limit.concurrency or line.held_until > now or line.ask_at > now:
+                continue
+            if line.state != "closed" and not is_over:
                 continue
             own = min(line.rate, line.limit.ceiling * AWAY_SHARE) / processes
-            while free > 0 and line.unserved > 0:
+            while line.unserved > 0:
                 due = max(now, self._paced_until, line.paced_until)
                 if due > self._again_at:
                     break
                 self._paced_until, line.paced_until = due + 1 / whole, due + 1 / own
                 line.slots.append(Slot(task, due))
-                free -= 1

@@ -41,7 +41,7 @@ class Limiter:
     """Slots for the calls of this process. Until it is started, nothing is limited."""
 
     # A job that was given back is looked at again after this long, in case things have become better.
-    LONGEST_ABSENCE_S = 20.0
+    LONGEST_ABSENCE_S = 8.0
 
     def __init__(self, limits: Limits, everything: Limit, limit_of: LimitOf, *, process: str) -> None:
         self.lock = threading.Lock()
@@ -102,30 +102,35 @@ class Limiter:
         """Whether a job of the task may begin now."""
         return self.agent.has_slot(task, time.monotonic())
 
-    def begin(self, envelope: Envelope) -> None:
-        """The job begins, with the slot that is there for it."""
-        now = time.monotonic()
-        slot = self.agent.take(envelope.task_id, now)
-        if slot is not None:
-            self._calls[id(envelope)] = _Call(slot)
+    def begin(self, envelope: Envelope) -> bool:
+        """The job begins, with the slot that is there for it; False if that has lapsed this very moment."""
+        slot = self.agent.take(envelope.task_id, time.monotonic())
+        if slot is None:
+            self.agent.leave(envelope.task_id)
+            return False
+        self._calls[id(envelope)] = _Call(slot)
+        return True
 
     def pass_on(self) -> None:
         """Wakes the next thread, in case there is more to begin."""
         if self._idlers:
-            self.idle.notify()
+            # One that waits for another task would not do.
+            self.idle.notify(self._idlers if self._entering else 1)
 
     def horizon(self, task: TaskId, seconds: float) -> tuple[int, float, float]:
         """How many waiting jobs of a task will begin within this time; seconds until the first, and then per second."""
         now = time.monotonic()
-        wait_s, pace = self.agent.expected_wait(task, now), self.agent.pace_of(task)
+        wait_s, pace = self.agent.expected_wait(task, now), self.agent.pace_of(task, now)
         return self.agent.horizon(task, seconds, now), wait_s, pace
 
     def sleep(self, seconds: float) -> None:
         """Waits until there may be something to begin."""
         self._idlers += 1
         try:
-            self._wake_if_due(time.monotonic())
-            self.idle.wait(seconds)
+            # What is due already is nothing for who goes to sleep, and whoever sleeps was told when it fell due.
+            now = time.monotonic()
+            self._wake_if_due(now, after=now)
+            self.idle.wait(min(seconds, LONGEST_SLEEP_S))
         finally:
             self._idlers -= 1
 
@@ -149,19 +154,25 @@ class Limiter:
                 logger.debug("slot has lapsed", late_ms=round((now - call.slot.due) * 1000))
                 self.agent.end(self._calls.pop(id(envelope)).slot, now, signal=None)
             task = envelope.task_id
-            self.wait(envelope, limit, weight)
             until = now + patience_s
-            while not self._stopping.is_set() and not self.agent.has_slot(task, time.monotonic()):
-                left = until - time.monotonic()
-                if left <= 0:
-                    self.agent.leave(task)
-                    return max(self.agent.expected_wait(task, time.monotonic()), 1.0) * (1 + random.random())
-                self._entering += 1
-                self.sleep(left)
-                self._entering -= 1
-            self.begin(envelope)
-            self.pass_on()
-            return 0.0
+            while not self._stopping.is_set():
+                self.wait(envelope, limit, weight)
+                while (
+                    not self.agent.has_slot(task, now := time.monotonic())
+                    and now < until
+                    and not self._stopping.is_set()
+                ):
+                    self._entering += 1
+                    self.sleep(until - now)
+                    self._entering -= 1
+                if self.begin(envelope):
+                    self.pass_on()
+                    return 0.0
+                if now >= until:
+                    break
+            self._wake_if_due(now)
+            wait_s = min(max(self.agent.expected_wait(task, now), 1.0), self.LONGEST_ABSENCE_S)
+            return wait_s * (1 + random.random())
 
     def is_probe(self, envelope: Envelope) -> bool:
         """Whether the call asks on behalf of all whether an outage is over."""
@@ -185,7 +196,7 @@ class Limiter:
             seconds = result.duration.total_seconds()
             hold = hold_of(result, most=most_hold)
             said = signal_of(result)
-            if said is Signal.ERROR and envelope.attempt > 1:
+            if said is Signal.ERROR and envelope.attempt > 1 and not call.slot.probe:
                 said = None  # a job that fails again says more of the job than of the endpoint
             throttled = result.outcome is Outcome.THROTTLED
             self.agent.learn(call.slot, now, signal=said, seconds=seconds, hold=hold, throttled=throttled)
@@ -256,9 +267,9 @@ class Limiter:
                 if self._sleeps_until > now:
                     self._work.wait(self._sleeps_until - now)
 
-    def _wake_if_due(self, now: float) -> None:
-        """Wakes the limiter's thread if it would sleep through something."""
-        slot_at = self.agent.slot_at() if self._idlers else float("inf")
+    def _wake_if_due(self, now: float, *, after: float = float("-inf")) -> None:
+        """Wakes the limiter's thread if it would sleep through something that falls due after an instant."""
+        slot_at = self.agent.slot_after(after) if self._idlers else float("inf")
         if min(slot_at, self.agent.exchange_at(now)) < self._sleeps_until:
             self._sleeps_until = 0.0
             self._work.notify()
@@ -274,15 +285,18 @@ class Limiter:
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
+            is_listening = False
             try:
                 for event in self._limits.events(self._stopping):
+                    is_listening = True
                     with self.lock:
                         self.agent.heard(event.scope, event.epoch, time.monotonic())
                         self._work.notify()
             except StoreError as error:
                 logger.debug("limiter's events lost", reason=str(error))
-                with self.lock:
-                    # A Redis that was restarted may have forgotten the slots that are in hand, and give
-                    # them away once more.
-                    self.agent.heard(EVERY_TASK, None, time.monotonic())
+                # A Redis that was restarted may have forgotten the slots that are in hand, and give them
+                # away once more. Those that were paced from memory since are good.
+                if is_listening:
+                    with self.lock:
+                        self.agent.heard(EVERY_TASK, None, time.monotonic())
                 self._stopping.wait(LISTEN_AGAIN_S)

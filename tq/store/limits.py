@@ -21,7 +21,7 @@ OUTCOMES_KEPT = timedelta(hours=1)
 # So long a listener may take to notice that it is to stop.
 EVENT_WAIT_S = 0.25
 BreakerState = Literal["closed", "open", "half_open"]
-State = Literal["closed", "open", "half_open", "paused"]
+State = Literal["closed", "open", "half_open", "paused", "held"]
 
 
 @dataclass(slots=True)
@@ -39,6 +39,11 @@ class Report:
     )  # the longest wait that was asked for, in seconds; 0 if it was not said how long, -1 if none
 
     throttled: bool = False  # whether a quota was used up
+
+    @property
+    def is_unused_probe(self) -> bool:
+        """Whether it gives back the leave to probe, with which no call was made."""
+        return self.probe and not (self.ok or self.overload or self.error)
 
     def to_wire(self) -> list[float]:
         """The fields in the script's order."""
@@ -278,6 +283,9 @@ class Limits:
                 return Outlook(LEAST_RATE if may_probe else 0.0, held=True, why=standing.why)
         even_share = whole.rate / max(1, whole.busy_tasks)
         rate = min(own.rate, whole.rate, max(even_share, HEADROOM * own.pace))
+        if limit.concurrency:
+            # Calls of a second each, until it is seen how many there are.
+            rate = min(rate, max(limit.concurrency, HEADROOM * own.pace))
         return Outlook(rate, held=False, why=own.why)
 
 

@@ -2,7 +2,7 @@
 -- one step, so that no two processes ever hold the same slot.
 --
 -- A slot is an instant at which one call may begin. Slots of all tasks lie at least 1/rate apart, and
--- those of one task at least 1/(its rate) (the generic cell rate algorithm, ITU-T I.371), so that
+-- those of one task 1/(its rate), give or take one of the others (the generic cell rate algorithm, ITU-T I.371), so that
 -- nothing ever bursts, whoever holds them. They are handed out ahead of time, a quarter of a second's
 -- worth at most to a process and never more than two seconds ahead: what a process that dies takes with
 -- it is lost for that long. Where a task's own rate leaves time unused, other tasks get it (`gaps`).
@@ -26,9 +26,10 @@ end
 -- include: scopes
 local LEASE_S, LONGEST_LEASE = 0.25, 100
 local AHEAD_S = 2
-local MOST_GAPS = 64  -- a lease of a slow task leaves one between any two of its slots
+local MOST_GAPS = 128  -- a lease of a slow task leaves one between any two of its slots
 local ROUNDING_S = 1e-6  -- seconds since 1970 are known to a quarter of a microsecond
 local ASK_AGAIN_S, PAUSED_S = 1, 5
+local SLOW = 0.25  -- of the rate of all
 local PACED = 0.98  -- of the rate: calls that are late must not show as more than it at the endpoint
 local ALL = '*'
 
@@ -40,6 +41,17 @@ local all_limit = in_force(request.everything, order_of(ALL))
 local all = load_scope(ALL, all_limit)
 all.gaps, all.busy = all.gaps or {}, all.busy or {}
 all.seen[request.process] = { at = now, waiting = request.waiting, in_use = request.in_use }
+
+-- A rate that has risen holds from the last slot on, not only after the wait that the old one asked for.
+local function follow_rate(s)
+  if s.last then s.next = math.max(s.held_until, math.min(s.next, s.last + 1 / (PACED * s.rate))) end
+end
+
+-- When the next slot of a task may be. One that may have all that there is keeps its distance anyway.
+local function earliest(s)
+  if s.rate >= 0.999 * all.rate then return math.max(now, s.held_until) end
+  return math.max(now, s.next)
+end
 
 -- 1. Take in what was reported, and let each scope end its window.
 local asking = {}
@@ -59,6 +71,7 @@ for i, t in ipairs(request.tasks) do
   end
   if s.rate_is_learned and control(s, limit) then tell(t.task, s.epoch) end
   set_rate(s, limit, t.task)
+  follow_rate(s)
   for _, place in ipairs(t.ended) do redis.call('ZREM', K.places(t.task), place) end
   if s.breaker == 'open' and now >= s.until_ then
     s.breaker, s.probes_out, s.good_probes = 'half_open', 0, 0
@@ -73,6 +86,7 @@ for i, t in ipairs(request.tasks) do
   asking[i] = { task = t.task, limit = limit, s = s, left = t.ask, weight = t.weight, wait = 0 }
 end
 set_rate(all, all_limit, ALL)
+follow_rate(all)
 for task, at in pairs(all.busy) do
   if at < now - SEEN_S then all.busy[task] = nil end
 end
@@ -81,19 +95,22 @@ for process, seen in pairs(all.seen) do
   if seen.at < now - SEEN_S then all.seen[process] = nil else processes = processes + 1 end
 end
 
--- 2. Whoever must wait is told for how long.
+-- 2. Whoever must wait is told for how long. Where slots are far ahead the next question comes late; what a
+-- slow task gets has to last until then.
+local lead = math.max(0, all.next - now)
 local everything_paused = pause_of(ALL)
 local in_lane = {}
 for _, a in ipairs(asking) do
+  a.paused = everything_paused or pause_of(a.task)
   if a.left > 0 then
     local s = a.s
-    if everything_paused or pause_of(a.task) then a.wait, a.paused = PAUSED_S, true
+    if a.paused then a.wait = PAUSED_S
     elseif s.breaker == 'open' then a.wait = s.until_ - now
     elseif s.held_until > now then a.wait = s.held_until - now
     elseif s.breaker == 'half_open' then
       if s.probes_out > 0 then a.wait = ASK_AGAIN_S else a.left = 1 end
     elseif s.next - now > AHEAD_S then a.wait = s.next - now - AHEAD_S / 2
-    else a.left = math.min(a.left, math.max(1, math.floor(s.rate * LEASE_S))) end
+    else a.left = math.min(a.left, math.max(1, math.floor(s.rate * (LEASE_S + (s.rate < SLOW * all.rate and lead or 0))))) end
     if a.limit.concurrency > 0 and a.wait == 0 then
       redis.call('ZREMRANGEBYSCORE', K.places(a.task), '-inf', now)
       a.left = math.min(a.left, a.limit.concurrency - redis.call('ZCARD', K.places(a.task)))
@@ -105,13 +122,18 @@ end
 
 -- 3. Hand out slots.
 local apart = 1 / (PACED * all.rate)
--- The first instant from `earliest` on that is free among all tasks' slots, and the gap in which it lies, if in any.
-local function free_instant(earliest)
+-- The first instant from `from` on that is whole slots away from `start`: what is left in between is of use.
+local function on_grid(start, from)
+  return start + math.max(0, math.ceil((from - start) / apart - 0.01)) * apart
+end
+
+-- The first instant from this one on that is free among all tasks' slots, and the gap in which it lies, if in any.
+local function free_instant(from)
   for i, gap in ipairs(all.gaps) do
-    local at = math.max(gap[1], earliest)
+    local at = on_grid(gap[1], from)
     if at + apart <= gap[2] + ROUNDING_S then return at, i end
   end
-  return math.max(all.next, now, earliest)
+  return on_grid(math.max(all.next, now), from)
 end
 
 local function take_instant(at, i)
@@ -135,7 +157,7 @@ while budget > 0 do
   local chosen, chosen_at, chosen_turn
   for i, a in ipairs(asking) do
     if a.left > 0 then
-      local at, turn = math.max(free, a.s.next), math.max(all.turn, a.s.turn)
+      local at, turn = math.max(free, earliest(a.s)), math.max(all.turn, a.s.turn)
       if not chosen or at < chosen_at or (at == chosen_at and turn < chosen_turn) then
         chosen, chosen_at, chosen_turn = i, at, turn
       end
@@ -144,12 +166,14 @@ while budget > 0 do
   if not chosen then break end
   local a = asking[chosen]
   local s = a.s
-  local at, gap = free_instant(math.max(now, s.next))
+  local at, gap = free_instant(earliest(s))
   if at - now > AHEAD_S then
     a.left, a.wait = 0, math.max(0.01, at - now - AHEAD_S / 2)
   else
     take_instant(at, gap)
-    s.next = at + 1 / (PACED * s.rate)
+    s.last, all.last = at, math.max(all.last or 0, at)
+    -- By less than one slot of all it may come late for want of a free instant; that is not held against it.
+    s.next = math.max(s.next, at - apart) + 1 / (PACED * s.rate)
     s.granted = s.granted + 1
     all.turn, s.turn = chosen_turn, chosen_turn + in_lane[a.weight] / a.weight
     local probe, place = 0, ''
@@ -173,7 +197,7 @@ local tasks = {}
 for i, a in ipairs(asking) do
   local s = a.s
   save_scope(a.task, s)
-  tasks[i] = { s.rate, math.max(0, a.wait), s.epoch, a.paused and 'paused' or s.breaker, s.outage_from or 0, s.outage_to or (s.outage_from and now or 0) }
+  tasks[i] = { s.rate, math.max(0, a.wait), s.epoch, a.paused and 'paused' or s.held_until > now and 'held' or s.breaker, s.outage_from or 0, s.outage_to or (s.outage_from and now or 0) }
 end
 for _, event in ipairs(events) do
   redis.call('PUBLISH', K.limit_events(), cjson.encode({ scope = event[1], epoch = event[2] }))

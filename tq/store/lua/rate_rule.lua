@@ -60,7 +60,7 @@ end
 
 local function new_scope(limit)
   local s = {
-    rate = limit.base, known = limit.base, low = limit.base, cut_at = now, recover = RECOVER_S, step = 1,
+    rate = limit.base, known = limit.base, sound = limit.base, low = limit.base, cut_at = now, recover = RECOVER_S, step = 1,
     noise = 0, usual = 0, last_mean = 0, cut_ratio = 0, vain_cuts = 0,
     breaker = 'closed', open_for = OPEN_S, failures = 0, failing_since = now, last_ok = now, probes_out = 0, good_probes = 0,
     held_until = 0, cycle_since = now, cycle_ok = 0,
