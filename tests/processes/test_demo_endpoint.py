@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others() -> None:
 def test_the_answers_of_a_seed_are_the_same_in_every_process_and_release() -> None:
     troubled = {number: status for number, status in enumerate(statuses(Behaviour())[:100]) if status != 200}
 
-    assert troubled == {3: 500, 15: 500, 19: 503, 42: 500, 46: 500, 93: 503}
+    assert troubled == {3: 500, 15: 500, 42: 500, 46: 500, 93: 503}
 
 
 def test_each_kind_of_trouble_comes_as_often_as_it_should() -> None:
@@ -94,7 +94,7 @@ def test_each_kind_of_trouble_comes_as_often_as_it_should() -> None:
 
     shares = {status: count / 20_000 for status, count in at_first.items()}
 
-    assert shares == pytest.approx({200: 0.935, 422: 0.01, 500: 0.045, 503: 0.01}, abs=0.005)
+    assert shares == pytest.approx({200: 0.9445, 422: 0.01, 500: 0.045, 503: 0.0005}, abs=0.002)
 
 
 def test_what_was_flaky_or_busy_at_first_succeeds_later_and_what_is_final_stays() -> None:
