@@ -8,6 +8,7 @@ says so once.
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from loguru import logger
 from middleware.fairness import FairQueue
 from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
+from tq.pipeline.mend import Mender
 from tq.runtime import Runtime
 
 RELEASE_EVERY_S = 0.5
@@ -54,6 +56,7 @@ class Upkeep(dramatiq.Middleware):
         self._thread: threading.Thread | None = None
         self._troubles: dict[str, str] = {}
         self._queue: object = None
+        self._mender = Mender(runtime, uuid.uuid4().hex)
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Starts the loop."""
@@ -100,6 +103,7 @@ class Upkeep(dramatiq.Middleware):
         self._guarded("definitions", lambda: self._refresh(broker))
         if isinstance(broker, Recovering):
             self._guarded("recovery", lambda: self._recover(broker))
+            self._guarded("mending", self._mender.look)
 
     def _refresh(self, broker: dramatiq.Broker) -> None:
         if self._runtime.registry.refresh() and TICK in broker.actors:

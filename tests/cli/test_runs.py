@@ -120,6 +120,35 @@ def test_skipped_jobs_are_told_by_reason(tq: Tq, runtime: Runtime, work: Work) -
     assert "  disabled" in tq("runs", "show", run_id).out
 
 
+def test_a_cancelled_run_makes_no_calls_and_says_why(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+
+    answer = tq("runs", "cancel", run_id, "--reason", "by mistake")
+
+    assert answer.out == (
+        f"{run_id} is cancelled; calls under way end, what else is open ends as cancelled\n"
+    )
+    assert "being cancelled (by mistake)" in tq("runs", "show", run_id).out
+    work()
+    ended = tq("runs", "show", run_id, "--json").document
+    assert (ended["status"], ended["reason"]) == ("cancelled", "by mistake")
+    assert (ended["expected"], ended["cancelled"], ended["unaccounted"]) == (3, 3, 0)
+
+
+def test_a_run_that_has_ended_or_never_was_cannot_be_cancelled(tq: Tq, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    work()
+
+    ended, unknown = tq("runs", "cancel", run_id), tq("runs", "cancel", "no-such-run")
+
+    assert (ended.code, ended.err) == (
+        2,
+        f"error: run '{run_id}' is ended, there is nothing left to cancel\n",
+    )
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "run 'no-such-run' is not known" in unknown.err
+
+
 def test_watching_an_ended_run_ends_at_once(tq: Tq, work: Work) -> None:
     run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
     work()

@@ -682,8 +682,6 @@ def test_no_slot_lies_beyond_two_seconds_even_if_there_is_a_gap_that_is_too_smal
     assert max(found, default=0) <= 2
 
 
-
-
 def test_a_task_of_a_low_limit_gets_it_beside_one_that_takes_what_it_can(shared: Fleet) -> None:
     limited, free = shared.task("a", adaptive(10)), shared.task("b", adaptive(100))
     shared.start(4)

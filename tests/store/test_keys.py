@@ -107,6 +107,9 @@ def live_a_whole_life(store: Store) -> None:
     ask = Ask(DIGEST, limit, slots=1, weight=4, waiting=1, in_use=0, counts=[1] * len(KINDS))
     store.limits.exchange(Request("worker:1", limit, slots=1, tasks=[ask]))
     store.orders.pause(DIGEST)
+    store.mending.is_mine("worker:1", lasts=HOUR)
+    store.connection.call("ZREM", store.keys("agenda"), f"d|{asked}")
+    store.mending.follow(asked)
 
 
 def test_a_whole_life_leaves_keys_of_every_family_and_no_others(store: Store) -> None:

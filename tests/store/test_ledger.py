@@ -188,7 +188,7 @@ def test_members_passed_over_after_the_deadline_are_counted_as_expired(store: St
     run_id = running(store, names(50))
     step = next_step(store, run_id)
 
-    added = store.ledger.fan_out(run_id, replace(step, jobs=[], expired=50), Priority.NORMAL)
+    added = store.ledger.fan_out(run_id, replace(step, jobs=[], passed_over=50), Priority.NORMAL)
 
     run = store.runs.get(run_id)
     assert added == 0

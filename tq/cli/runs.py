@@ -159,6 +159,23 @@ def watch_run(
     _end_by(ended)
 
 
+@runs.command("cancel")
+def cancel(
+    run: RunArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; shown with the run.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have no further call of a run begin; what has not ended ends as cancelled."""
+    from tq.pipeline import cancel_run
+
+    with closing(open_runtime()) as runtime:
+        cancelled = cancel_run(runtime, RunId(run), reason=reason)
+    if as_json:
+        print_json(_document(cancelled, None))
+    else:
+        say(f"{cancelled.id} is cancelled; calls under way end, what else is open ends as cancelled")
+
+
 @app.command("results")
 def show_results(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The id of a task type.")],
@@ -311,7 +328,10 @@ def _who(share: Share) -> str:
 
 
 def _status(run: Run) -> str:
-    return f"{run.status.value} ({run.reason})" if run.reason else run.status.value
+    status = run.status.value
+    if run.cancelled_at and run.status is RunStatus.RUNNING:
+        status = "being cancelled"
+    return f"{status} ({run.reason})" if run.reason else status
 
 
 def end_told(expected: "Forecast") -> str:

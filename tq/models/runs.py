@@ -91,6 +91,7 @@ class Run(Model):
     claimed_at: datetime
     deadline_at: datetime
     ended_at: datetime | None = None
+    cancelled_at: datetime | None = None
     definition: str = ""
     waits_for: Wait | None = None
     counts: RunCounts = RunCounts()

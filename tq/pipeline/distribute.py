@@ -51,7 +51,7 @@ def distribute(runtime: Runtime, run_id: RunId) -> int:
     sent = 0
     is_held = False
     for index, share in enumerate(run.shares):
-        while is_due(share, now) and (room > 0 or is_expired(share, now)):
+        while is_due(run, share, now) and (room > 0 or is_over(run, share, now)):
             step = _step(runtime, run, index, share, task, now, room)
             added = runtime.store.ledger.fan_out(run_id, step, task.priority)
             if added is None:
@@ -61,7 +61,7 @@ def distribute(runtime: Runtime, run_id: RunId) -> int:
             share = share.model_copy(update={"cursor": step.reached, "done": step.done})
             if runtime.stopping.is_set():
                 return sent
-        is_held = is_held or is_due(share, now)
+        is_held = is_held or is_due(run, share, now)
     _note_wait(runtime, run, is_held=is_held)
     runtime.store.agenda.distribute_by(run_id, now + REFILL if is_held else _next_slot(run, now))
     if sent:
@@ -77,18 +77,18 @@ def room_of(counts: RunCounts, *, rate: float, runs: int) -> int:
     return max(0, int(min(ahead, MOST_QUEUED)) - (counts.open - counts.waiting))
 
 
-def is_due(share: Share, now: datetime) -> bool:
+def is_due(run: Run, share: Share, now: datetime) -> bool:
     """Whether there may be members whose slot has come and who have not been reached."""
-    return not share.done and share.cursor < _last_place(share, now)
+    return not share.done and share.cursor < _last_place(run, share, now)
 
 
-def is_expired(share: Share, now: datetime) -> bool:
+def is_over(run: Run, share: Share, now: datetime) -> bool:
     """Whether nobody of a share gets a job any more; that needs no room."""
-    return now > share.deadline_at
+    return run.cancelled_at is not None or now > share.deadline_at
 
 
-def _last_place(share: Share, now: datetime) -> int:
-    return LAST_PLACE if is_expired(share, now) else last_place_due(now - share.start_at, share.spread)
+def _last_place(run: Run, share: Share, now: datetime) -> int:
+    return LAST_PLACE if is_over(run, share, now) else last_place_due(now - share.start_at, share.spread)
 
 
 def _next_slot(run: Run, now: datetime) -> datetime:
@@ -99,13 +99,13 @@ def _step(
     runtime: Runtime, run: Run, index: int, share: Share, task: TaskType, now: datetime, room: int
 ) -> Step:
     """The step that a share takes from its cursor on."""
-    expired = is_expired(share, now)
+    over = is_over(run, share, now)
     page = runtime.store.preferences.page(
         run.task_id,
         share.cohort,
         after=share.cursor,
-        upto=_last_place(share, now),
-        size=PAGE if expired else min(PAGE, room),
+        upto=_last_place(run, share, now),
+        size=PAGE if over else min(PAGE, room),
         run_id=run.id,
         share=index,
     )
@@ -116,8 +116,8 @@ def _step(
         page.reached,
         done=page.reached >= LAST_PLACE,
         wake_at=_next_slot(run, now),
-        jobs=[] if expired else [_job(run, index, share, task, member) for member in members],
-        expired=len(members) if expired else 0,
+        jobs=[] if over else [_job(run, index, share, task, member) for member in members],
+        passed_over=len(members) if over else 0,
         departures=page.departures,
     )
 

@@ -60,6 +60,8 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             )
             ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
             is_gone = False
+        case Verdict.CANCELLED:
+            ending, is_gone = _end(envelope, JobStatus.CANCELLED, permission.now, None), False
         case Verdict.GO:
             wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
             if wait_s > 0:

@@ -87,7 +87,7 @@ class Connection:
         """The whole text of a script, as it is sent."""
         text = _whole(name)
         head = self.keys.lua(text)
-        if "enqueue(" in text:
+        if "enqueue(" in text or "queued(" in text:
             head += self._transport.enqueue_lua
         if "take_back(" in text:
             head += self._transport.take_back_lua

@@ -51,6 +51,7 @@ TABLE = {
     # Runs and their ledger
     "runs": Key("runs", "zset", "run ids by claim time (ms)", f"an entry {RETENTION_DAYS} days"),
     "runs_of": Key("runs_of:{task}", "zset", "the same for one task", f"an entry {RETENTION_DAYS} days"),
+    "running": Key("running", "set", "runs that have not ended, of all tasks"),
     "active": Key("active:{task}", "set", "runs that have not ended"),
     "last": Key("last:{task}", "hash", "cohort → `run|share` that was claimed last"),
     "run": Key("run:{run}", "hash", "a run and its counters", f"{RETENTION_DAYS} days after its end"),
@@ -82,6 +83,9 @@ TABLE = {
     "ordered": Key("ordered", "hash", "scope → the rate that an operator ordered, as JSON"),
     "paused": Key("paused", "hash", "scope → the pause that an operator ordered, as JSON"),
     "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
+    # What was found stalled
+    "mender": Key("mender", "string", "`process|until` (ms) of the one that looks"),
+    "mended": Key("mended", "hash", "what was found stalled or lost → how often"),
     # What became of jobs
     "results": Key("results:{task}|{user}", "list", "the last results, newest first", "TQ_RESULT_TTL"),
     "failures": Key(

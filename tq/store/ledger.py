@@ -26,6 +26,7 @@ class Verdict(StrEnum):
     ENDED = "ended"
     SUPERSEDED = "superseded"
     EXPIRED = "expired"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Step:
     done: bool
     wake_at: datetime
     jobs: Sequence[Envelope] = ()
-    expired: int = 0
+    passed_over: int = 0  # members who get no job any more
     departures: str = ""
 
 
@@ -95,7 +96,7 @@ class Ledger:
                 step.reached,
                 int(step.done),
                 to_ms(step.wake_at),
-                step.expired,
+                step.passed_over,
             ),
             step.departures,
         ]

@@ -51,6 +51,10 @@ class Runs:
             answers += self._redis.script("runs", int(with_shares), *some)
         return [(_paired(fields), _paired(shares), int(still_open)) for fields, shares, still_open in answers]
 
+    def cancel(self, run_id: RunId, *, reason: str) -> str:
+        """Has no further call of a run begin; returns its status as it was, '' if there is no such run."""
+        return str(self._redis.script("cancel", run_id, " ".join(reason.split())))
+
     def open_users(self, run_id: RunId) -> Iterator[UserId]:
         """The users whose jobs have been fanned out and have not ended."""
         cursor = 0
@@ -108,7 +112,7 @@ def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_op
     }
     counters = ("expected", "success", "failed", "expired", "cancelled", "skipped", "waiting", "retries")
     counts = {name: int(fields.get(name, "0")) for name in counters}
-    ended = fields.get("ended_at")
+    ended, cancelled = fields.get("ended_at"), fields.get("cancelled_at")
     return Run(
         id=run_id,
         task_id=TaskId(fields["task"]),
@@ -119,6 +123,7 @@ def _run(run_id: RunId, fields: dict[str, str], shares: dict[str, str], still_op
         claimed_at=from_ms(int(fields["claimed_at"])),
         deadline_at=from_ms(int(fields["deadline_at"])),
         ended_at=from_ms(int(ended)) if ended else None,
+        cancelled_at=from_ms(int(cancelled)) if cancelled else None,
         definition=fields["definition"],
         waits_for=Wait(fields["waits_for"]) if "waits_for" in fields else None,
         counts=RunCounts(open=still_open, skipped_by_reason=reasons, **counts),

@@ -9,6 +9,7 @@ from tq.store.connection import Connection
 from tq.store.keys import Keys
 from tq.store.ledger import Ledger
 from tq.store.limits import Limits
+from tq.store.mending import Mending
 from tq.store.orders import Orders
 from tq.store.planning import Planning
 from tq.store.preferences import Preferences
@@ -38,6 +39,7 @@ class Store:
         self.results = Results(self.connection)
         self.agenda = Agenda(self.connection)
         self.limits = Limits(self.connection)
+        self.mending = Mending(self.connection, transport, result_history=history, result_ttl=ttl)
         self.orders = Orders(self.connection)
 
     def ping(self) -> None:

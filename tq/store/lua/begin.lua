@@ -4,6 +4,7 @@
 --   go          make it
 --   ended       the job has ended, or never was: drop the message
 --   superseded  a later attempt is on its way: drop the message
+--   cancelled   its run was cancelled
 --   expired     its deadline is past
 -- include: now
 local answers = {}
@@ -14,6 +15,7 @@ for i = 2, #ARGV, 4 do
   local verdict
   if not state then verdict = 'ended'
   elseif string.match(state, '^%d+') ~= attempt then verdict = 'superseded'
+  elseif redis.call('HEXISTS', K.run(run), 'cancelled_at') == 1 then verdict = 'cancelled'
   elseif now > deadline then verdict = 'expired'
   else verdict = 'go' end
   table.insert(answers, verdict)

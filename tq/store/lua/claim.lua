@@ -101,6 +101,7 @@ if live > 0 then
   redis.call('PERSIST', shares_key)
   for share = first_new, shares - 1 do redis.call('PERSIST', K.members(run, share)) end
   redis.call('SADD', K.active(task), run)
+  redis.call('SADD', K.running(), run)
   redis.call('ZADD', K.agenda(), now + tonumber(ARGV[8]), 'd|' .. run)
   redis.call('HSET', K.agenda_messages(), 'd|' .. run, ARGV[9] .. '\n' .. ARGV[10] .. '\n' .. ARGV[11])
 elseif redis.call('HEXISTS', run_key, 'status') == 0 then

@@ -2,8 +2,8 @@
 -- the cursor, all in one step. The cursor is the fence: whoever comes second, or comes again after
 -- a crash, finds it moved and changes nothing.
 -- ARGV: now, run, share, cursor that the distributor saw, the new cursor, 1 if the share is done
---       with it, when to distribute on (ms), members that were passed over because their deadline
---       is past, how often anybody had left the task when the page was read, then per job five
+--       with it, when to distribute on (ms), members that were passed over because the deadline
+--       is past or the run cancelled, how often anybody had left the task when the page was read, then per job five
 --       texts: user, state, queue, message id, message body
 -- Returns 'moved' if the cursor was elsewhere, 'stopped' if the run is not running; else how many
 -- jobs were put into the queue: a user whose job is open already gets no second one.
@@ -12,6 +12,7 @@
 -- include: places
 -- include: enabled
 -- include: ledger
+-- include: ended_by
 local run, share, seen, cursor = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local run_key, shares_key, open_key = K.run(run), K.shares(run), K.open(run)
 if redis.call('HGET', run_key, 'status') ~= 'running' then return 'stopped' end
@@ -19,6 +20,7 @@ local there = redis.call('HMGET', shares_key, share .. ':cursor', share .. ':don
 if there[1] ~= seen or there[2] ~= '0' then return 'moved' end
 
 local task = redis.call('HGET', run_key, 'task')
+if #ARGV >= 10 and redis.call('HEXISTS', run_key, 'cancelled_at') == 1 then return 'stopped' end
 local nobody_left = (redis.call('GET', K.departures(task)) or '0') == ARGV[9]
 local sent = 0
 for i = 10, #ARGV, 5 do
@@ -27,9 +29,12 @@ for i = 10, #ARGV, 5 do
     sent = sent + 1
   end
 end
-local expired = tonumber(ARGV[8])
-if expired > 0 then count(run, 'expired', '', expired) end
-count(run, 'expected', '', sent + expired)
+local passed_over = tonumber(ARGV[8])
+if passed_over > 0 then
+  local status, reason = ended_by(run, task, 0, now)
+  count(run, status, reason, passed_over)
+end
+count(run, 'expected', '', sent + passed_over)
 redis.call('HSET', shares_key, share .. ':cursor', cursor, share .. ':done', ARGV[6])
 redis.call('HINCRBY', shares_key, share .. ':open', sent)
 -- The earliest wish counts: one share may be waiting for room and another for its next slot.

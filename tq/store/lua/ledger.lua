@@ -8,7 +8,9 @@ local function close_if_done(run, now)
   local run_key = K.run(run)
   local status, task, undone = unpack(redis.call('HMGET', run_key, 'status', 'task', 'undone'))
   if status ~= 'running' or tonumber(undone) > 0 or redis.call('HLEN', K.open(run)) > 0 then return false end
-  redis.call('HSET', run_key, 'status', 'ended', 'ended_at', now)
+  local ended = redis.call('HEXISTS', run_key, 'cancelled_at') == 1 and 'cancelled' or 'ended'
+  redis.call('HSET', run_key, 'status', ended, 'ended_at', now)
+  redis.call('SREM', K.running(), run)
   redis.call('SREM', K.active(task), run)
   redis.call('ZREM', K.agenda(), 'd|' .. run)
   redis.call('HDEL', K.agenda_messages(), 'd|' .. run)
