@@ -283,9 +283,6 @@ class Limits:
                 return Outlook(LEAST_RATE if may_probe else 0.0, held=True, why=standing.why)
         even_share = whole.rate / max(1, whole.busy_tasks)
         rate = min(own.rate, whole.rate, max(even_share, HEADROOM * own.pace))
-        if limit.concurrency:
-            # Calls of a second each, until it is seen how many there are.
-            rate = min(rate, max(limit.concurrency, HEADROOM * own.pace))
         return Outlook(rate, held=False, why=own.why)
 
 

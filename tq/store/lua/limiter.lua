@@ -83,7 +83,7 @@ for i, t in ipairs(request.tasks) do
     if seen.at < now - SEEN_S then s.seen[process] = nil end
   end
   if t.waiting > 0 then all.busy[t.task] = now end
-  asking[i] = { task = t.task, limit = limit, s = s, left = t.ask, weight = t.weight, wait = 0 }
+  asking[i] = { task = t.task, limit = limit, s = s, left = t.ask, weight = t.weight, wait = 0, freed = #t.ended > 0 }
 end
 set_rate(all, all_limit, ALL)
 follow_rate(all)
@@ -186,6 +186,7 @@ while budget > 0 do
       place = string.format('%s|%d', request.process, s.places)
       redis.call('ZADD', K.places(a.task), at + a.limit.patience, place)
     end
+    a.freed = false
     table.insert(grants, { chosen, math.ceil((at - now) * 1e6), probe, place })
     a.left, budget = a.left - 1, budget - 1
   end
@@ -197,6 +198,7 @@ local tasks = {}
 for i, a in ipairs(asking) do
   local s = a.s
   save_scope(a.task, s)
+  if a.freed then tell(a.task, s.epoch) end  -- a place that the caller has no use for
   tasks[i] = { s.rate, math.max(0, a.wait), s.epoch, a.paused and 'paused' or s.held_until > now and 'held' or s.breaker, s.outage_from or 0, s.outage_to or (s.outage_from and now or 0) }
 end
 for _, event in ipairs(events) do
