@@ -9,6 +9,7 @@
 """
 
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -49,6 +50,8 @@ class Broker(RedisBroker):
         )
         self._agenda = agenda
         self._consumers: dict[str, Consumer] = {}
+        self._server: bytes | None = None
+        self.generation = 0  # rises when all that was fetched has become somebody else's
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
@@ -90,7 +93,27 @@ class Broker(RedisBroker):
             redis.RedisError: if Redis did not do it.
         """
         arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]
-        return int(self._recover(keys=[self.namespace], args=arguments))
+        recovered, is_new, server = self._recover(keys=[self.namespace], args=arguments)
+        if self._server and (is_new or server != self._server):
+            logger.warning(
+                "process was taken for dead, or Redis started anew; what it had fetched is dropped"
+            )
+            # Whatever is noted under the old identity comes back like a dead process'.
+            self.broker_id = str(uuid.uuid4())
+            self.generation += 1
+        self._server = server
+        return int(recovered)
+
+    def forget(self, messages: Sequence[MessageProxy]) -> None:
+        """Lets go of these messages, and of all that was fetched and not handed out yet.
+
+        Others have them by now if this process was taken for dead, and the server has them in its queues
+        if it has gone back in time. What is this process' all the same goes back to its queue.
+        """
+        for message in messages:
+            self._consumers[message.queue_name].let_go(message)
+        for consumer in self._consumers.values():
+            consumer.outdated.set()
 
     def put_off(self, messages: Sequence[tuple[MessageProxy, timedelta]]) -> None:
         """Has jobs that this process has fetched and not begun come again later, each after its delay.
@@ -120,7 +143,8 @@ class Consumer(_RedisConsumer):
     After a lost connection Dramatiq makes a new consumer and forgets what the old one had fetched
     (its issue 527). This one takes over from its predecessor, and what was fetched by a command
     whose answer never came goes back to the queue. So does what this process has let go of by a
-    command whose answer never came. `unsure` is set while there may be such messages.
+    command whose answer never came. `unsure` is set while there may be such messages, `outdated` when
+    what was fetched has become somebody else's.
     """
 
     def __init__(
@@ -129,11 +153,12 @@ class Consumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
         self._held: set[str] = set()
         self.unsure = threading.Event()
+        self.outdated = threading.Event()
         if predecessor is not None:
             self.message_cache = predecessor.message_cache
             self.queued_message_ids = predecessor.queued_message_ids
             self._held = predecessor._held
-            self.unsure = predecessor.unsure
+            self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
             self.unsure.set()
 
     def __next__(self) -> MessageProxy | None:
@@ -143,6 +168,10 @@ class Consumer(_RedisConsumer):
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
         with _closing_on_loss():
+            if self.outdated.is_set():
+                self.outdated.clear()
+                self.message_cache = []
+                self.unsure.set()
             if self.unsure.is_set():
                 self._reconcile()
             try:

@@ -4,12 +4,13 @@
 -- clocks, and stop while a process has all that it may fetch. A process that never came this far is
 -- dead when even Dramatiq has not heard of it for four times the limit.
 -- KEYS[1] the broker's namespace   ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3..] the queues
--- Returns how many messages were put back.
+-- Returns how many messages were put back, 1 if the caller had been taken for dead, and the server's run id.
 local ns = KEYS[1]
 local heartbeats, alive = ns .. ':__heartbeats__', ns .. ':alive'
 local limit = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local is_known = redis.call('ZSCORE', alive, ARGV[1])
 redis.call('ZADD', alive, now, ARGV[1])
 
 local function is_dead(process, heard)
@@ -37,4 +38,5 @@ for k = 1, #known, 2 do
     redis.call('ZREM', alive, process)
   end
 end
-return recovered
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+return { recovered, is_known and 0 or 1, run_id }

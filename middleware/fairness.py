@@ -7,6 +7,7 @@ that had to wait for its slot in a thread would keep others from theirs.
 import queue
 import random
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -98,6 +99,15 @@ class FairQueue(queue.PriorityQueue[Any]):
                     delay_s = min(wait_s + place / pace, limiter.LONGEST_ABSENCE_S)
                     withdrawn.append((item, timedelta(seconds=delay_s * (0.75 + random.random() / 2))))
         return withdrawn
+
+    def drop(self) -> list[Any]:
+        """Takes out all that waits."""
+        dropped = []
+        with suppress(queue.Empty):
+            while True:
+                dropped.append(self.get(block=False))
+                self.task_done()
+        return dropped
 
     def given_away(self, items: int) -> None:
         """So many withdrawn items are somebody else's now."""

@@ -43,8 +43,17 @@ class PuttingOff(Protocol):
 class Recovering(Protocol):
     """A broker that can put back what dead processes had fetched."""
 
+    @property
+    def generation(self) -> int:
+        """Rises when all that this process has fetched and not begun is not its own any more."""
+        ...
+
     def recover(self) -> int:
         """Puts it back; returns how many messages that were."""
+        ...
+
+    def forget(self, messages: Sequence[MessageProxy]) -> None:
+        """Lets go of these, and of whatever else was fetched and not begun."""
         ...
 
 
@@ -122,9 +131,11 @@ class Upkeep(dramatiq.Middleware):
     def _release(self) -> None:
         self._runtime.store.agenda.release_due()
 
-    @staticmethod
-    def _recover(broker: "Recovering") -> None:
+    def _recover(self, broker: "Recovering") -> None:
+        before = broker.generation
         recovered = broker.recover()
+        if broker.generation != before and isinstance(self._queue, FairQueue):
+            broker.forget([item.message for item in self._queue.drop()])
         if recovered:
             logger.warning("messages of dead processes put back", messages=recovered)
 

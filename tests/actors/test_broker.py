@@ -10,6 +10,7 @@ import redis
 from actors.broker import DEAD_AFTER_MS, Broker, Consumer
 from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
+from tests.waiting import eventually
 from tq.errors import StoreUnavailable
 from tq.models import Priority
 from tq.redis_server import RedisServer
@@ -179,6 +180,52 @@ def test_a_live_process_is_not_taken_for_dead_whatever_its_clock_says(
     broker.client.zincrby(f"{broker.namespace}:__heartbeats__", -10 * DEAD_AFTER_MS, slow.broker_id)
 
     assert broker.recover() == 0
+
+
+def test_a_process_that_was_taken_for_dead_drops_what_it_had_fetched_and_goes_on_under_another_name(
+    broker: Broker, settings: Settings, store: Store
+) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd")
+    taken = Broker(settings, [], store.agenda)
+    taken.declare_queue(QUEUE)
+    taken.recover()
+    consumer, name = consume(taken, prefetch=2), taken.broker_id
+    in_hand = next(consumer)
+    assert in_hand is not None
+    broker.client.zincrby(f"{broker.namespace}:alive", -DEAD_AFTER_MS - 1000, name)
+    broker.recover()
+
+    taken.recover()
+    taken.forget([in_hand])
+
+    assert taken.generation == 1
+    assert taken.broker_id != name
+    assert sorted(users_of(consumer)) == ["ada", "bob"]
+    assert broker.client.smembers(f"{broker.namespace}:__acks__.{name}.{QUEUE}") == set()
+
+
+def test_a_process_drops_what_it_had_fetched_when_redis_has_started_anew(
+    tmp_path: Path, settings: Settings, store: Store
+) -> None:
+    with RedisServer(tmp_path) as server:
+        here = Broker(settings.model_copy(update={"redis_url": server.url}), [], store.agenda)
+        here.declare_queue(QUEUE)
+        here.recover()
+        before = here.generation
+        server.restart()
+
+        eventually(lambda: _recovered(here))
+
+        assert here.generation == before + 1
+        here.client.close()
+
+
+def _recovered(broker: Broker) -> bool:
+    try:
+        broker.recover()
+    except redis.RedisError:
+        return False
+    return True
 
 
 def test_what_redis_refuses_is_tried_again_and_not_given_up(broker: Broker, settings: Settings) -> None:
