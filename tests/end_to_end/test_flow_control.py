@@ -24,15 +24,15 @@ PEAK_SLACK = 1.15
 # In short, what a beginning or a change costs weighs more than at full length.
 # The longest first, so that the last to end is a short one.
 SHORT: dict[str, Callable[[Path], Report]] = {
-    "step": partial(scenarios.step, high=35, low=25, rising=25, falling=10, used=0.8, refused=0.04),
-    "bad_task": partial(scenarios.bad_task, settling=8, lasts=15, kept=0.85),
+    "step": partial(scenarios.step, high=35, low=25, rising=25, falling=10, used=0.65, refused=0.06),
+    "bad_task": partial(scenarios.bad_task, settling=8, lasts=15, kept=0.8),
     "orders": partial(scenarios.orders, before=4, lasts=5),
     "huge": partial(scenarios.huge, users=50_000, lasts=8, paused=5, lively=10),
     "outage_refusing": partial(scenarios.outage_refusing, before=7, lasts=10, users=1200),
     "outage_hanging": partial(scenarios.outage_hanging, before=7, lasts=10, users=1200),
     "redis_restart": partial(scenarios.redis_restart, users=1500, before=4, away=3),
     "one_at_a_time": partial(scenarios.one_at_a_time, lasts=5),
-    "two_tasks": partial(scenarios.two_tasks, settling=5, lasts=8, used=0.75),
+    "two_tasks": partial(scenarios.two_tasks, settling=5, lasts=8, used=0.65),
     "retry_after": partial(scenarios.retry_after, before=4, closed=5, after=4),
     "slow_limit": partial(scenarios.slow_limit, lasts=12),
 }
