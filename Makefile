@@ -5,8 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
+ROUNDS ?= 1
+SEED ?= 1
+JOBS ?= 20000
 
-.PHONY: help dev test check lint types contracts format lock clean
+.PHONY: help dev test chaos check lint types contracts format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +32,9 @@ dev: $(INSTALLED) ## the whole system on this machine; options: make dev ARGS="-
 
 test: $(INSTALLED) ## all tests; options: make test ARGS="-k schedule"
 	@$(BIN)/pytest $(ARGS)
+
+chaos: $(INSTALLED) ## real processes, everything breaks, nobody may be missed: make chaos ROUNDS=50 SEED=1 JOBS=20000
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --jobs $(JOBS) $(ARGS)
 
 check: lint types contracts test ## all that CI runs
 
