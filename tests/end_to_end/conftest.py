@@ -19,6 +19,8 @@ tasks:
   - id: digest
     interval: {{type: minutely, value: 1}}
     window: 0
+    max_lateness: 1h
+    overlap: allow
     timeout: 20s
     retries: 2
     retry_delay: 1s
