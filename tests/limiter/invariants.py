@@ -4,6 +4,7 @@ The checker keeps books of its own on holds, probes, places, failures and orders
 promises and none of its variables.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,6 @@ ROUNDING_S = 2e-6
 AHEAD_S = 2.0
 SOON_FREE_S = 0.1  # slots are asked for as many threads as are free within this time
 LEASE_S, LONGEST_LEASE = 0.25, 100
-SLOW = 0.25  # of the rate of all
 NO_WAIT_NAMED_S = 1.0
 # A step doubles the rate while it eases in after an outage. Else it is a fifth for each second of its window, or a
 # bit of the ceiling where that is more.
@@ -65,6 +65,7 @@ class Checker:
         self.orders: dict[str, Order] = defaultdict(Order)
         self._instants: dict[str, list[float]] = defaultdict(list)
         self._rates: dict[str, list[float]] = defaultdict(list)  # in force from the same instants on
+        self._free_from = 0.0  # no slot of any task lies after this instant
         self.violations: list[tuple[str, str]] = []
         self.seen: Counter[str] = Counter()
 
@@ -146,9 +147,9 @@ class Checker:
             if not slots:
                 continue
             self.seen["grants"] += slots
-            # What a slow task gets has to last until its process asks again, which may be two seconds.
-            lasts = LEASE_S + (AHEAD_S + 1 / answer.rate if scope.rate < SLOW * answer.rate else 0.0)
-            if slots > min(ask.slots, max(1, int(scope.rate * lasts))):
+            # Behind slots of other tasks what a task gets has to last until its process asks again.
+            lasts = LEASE_S + max(0.0, self._free_from - now)
+            if slots > min(ask.slots, math.ceil(scope.rate * lasts)):
                 self._violated(
                     "lease", f"{slots} slots of {ask.task} at {scope.rate}/s, {ask.slots} asked for"
                 )
@@ -161,6 +162,8 @@ class Checker:
                     "hold", f"{slots} slots of {ask.task} {task.held_until - now} s before its hold ends"
                 )
             self._look_at_slots(now, request.process, ask, answer)
+        for grant in answer.grants:
+            self._free_from = max(self._free_from, now + grant.delay + 1.03 / answer.rate)
 
     def _look_at_slots(self, now: float, process: str, ask: Ask, answer: Answer) -> None:
         task, scope = self._tasks[ask.task], answer.scopes[ask.task]

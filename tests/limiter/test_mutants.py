@@ -97,7 +97,7 @@ FAULTS = [
     Fault(
         "a big lease of one task",
         "lease",
-        ("math.floor(s.rate * (LEASE_S + (s.rate < SLOW * all.rate and lead or 0)))", "100"),
+        ("math.ceil(s.rate * (LEASE_S + unserved))", "100"),
     ),
     Fault("more than was asked for", "lease", ("left = t.ask,", "left = t.ask + 1,")),
     Fault(

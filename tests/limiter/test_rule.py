@@ -180,7 +180,7 @@ def test_a_rate_falls_when_answers_become_slow_under_it(fleet: Fleet) -> None:
     fleet.run(10)
 
     assert before == 100
-    assert fleet.rate(task) < 75
+    assert fleet.rate(task) < 65
 
 
 def test_slowness_that_going_slower_does_not_mend_becomes_usual(fleet: Fleet) -> None:
@@ -682,9 +682,12 @@ def test_no_slot_lies_beyond_two_seconds_even_if_there_is_a_gap_that_is_too_smal
     assert max(found, default=0) <= 2
 
 
-def test_a_task_of_a_low_limit_gets_it_beside_one_that_takes_what_it_can(shared: Fleet) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_task_of_a_low_limit_gets_it_beside_one_that_takes_what_it_can(
+    shared: Fleet, processes: int
+) -> None:
     limited, free = shared.task("a", adaptive(10)), shared.task("b", adaptive(100))
-    shared.start(4)
+    shared.start(processes)
 
     slow_share, _ = shares(shared, limited, free)
 

@@ -29,7 +29,6 @@ local AHEAD_S = 2
 local MOST_GAPS = 128  -- a lease of a slow task leaves one between any two of its slots
 local ROUNDING_S = 1e-6  -- seconds since 1970 are known to a quarter of a microsecond
 local ASK_AGAIN_S, PAUSED_S = 1, 5
-local SLOW = 0.25  -- of the rate of all
 local PACED = 0.98  -- of the rate: calls that are late must not show as more than it at the endpoint
 local ALL = '*'
 
@@ -95,8 +94,8 @@ for process, seen in pairs(all.seen) do
   if seen.at < now - SEEN_S then all.seen[process] = nil else processes = processes + 1 end
 end
 
--- 2. Whoever must wait is told for how long. Where slots are far ahead the next question comes late; what a
--- slow task gets has to last until then.
+-- 2. Whoever must wait is told for how long. Where other tasks' slots are far ahead the next question comes
+-- late; what a task gets has to last until then.
 local lead = math.max(0, all.next - now)
 local everything_paused = pause_of(ALL)
 local in_lane = {}
@@ -110,7 +109,10 @@ for _, a in ipairs(asking) do
     elseif s.breaker == 'half_open' then
       if s.probes_out > 0 then a.wait = ASK_AGAIN_S else a.left = 1 end
     elseif s.next - now > AHEAD_S then a.wait = s.next - now - AHEAD_S / 2
-    else a.left = math.min(a.left, math.max(1, math.floor(s.rate * (LEASE_S + (s.rate < SLOW * all.rate and lead or 0))))) end
+    else
+      local unserved = math.max(0, lead - math.max(0, s.next - now))
+      a.left = math.min(a.left, math.ceil(s.rate * (LEASE_S + unserved)))
+    end
     if a.limit.concurrency > 0 and a.wait == 0 then
       redis.call('ZREMRANGEBYSCORE', K.places(a.task), '-inf', now)
       a.left = math.min(a.left, a.limit.concurrency - redis.call('ZCARD', K.places(a.task)))

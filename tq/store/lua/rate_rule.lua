@@ -24,6 +24,7 @@ local SLOW, SLOW_S = 3, 0.02  -- answers this many times slower than usual, and 
 local GROWING = 0.05        -- seconds a second
 local SLUGGISH = 1.5
 local EASE_SLOW = 0.9
+local PATIENCE_S = 10
 local GRACE_S = 4           -- a queue that was built needs this long to drain
 local USUAL_FOR_GOOD = 3    -- slowness that so many cuts did not mend is not ours
 local USUAL_OVER_S = 300
@@ -32,6 +33,7 @@ local RECOVER_S, LONGEST_RECOVER_S = 2, 5
 local STEPS = { 0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1, 0.2 }
 local LEAST_STEP = 0.0025   -- of the ceiling
 local SPARE = 2             -- who does not use its rate keeps twice of what it uses
+local REGAIN = 0.05         -- per second
 local IN_USE = 0.85         -- a rate is what holds us back when so much of it was handed out
 local NOISE_OVER_S, MOST_NOISE = 10, 0.1
 local OPENS_AFTER = { { 40, 0.5 }, { 10, 3 } }  -- failures in a row, and seconds without a success
@@ -61,7 +63,7 @@ end
 local function new_scope(limit)
   local s = {
     rate = limit.base, known = limit.base, sound = limit.base, low = limit.base, cut_at = now, recover = RECOVER_S, step = 1,
-    noise = 0, usual = 0, last_mean = 0, cut_ratio = 0, vain_cuts = 0,
+    unneeded = 0, noise = 0, usual = 0, last_mean = 0, cut_ratio = 0, vain_cuts = 0,
     breaker = 'closed', open_for = OPEN_S, failures = 0, failing_since = now, last_ok = now, probes_out = 0, good_probes = 0,
     held_until = 0, cycle_since = now, cycle_ok = 0,
     epoch = 0, why = 'starting', next = now, turn = 0, seen = {},
@@ -180,7 +182,8 @@ local function grow(s, limit, elapsed)
     local way = math.min(1, (now - s.cut_at) / s.recover)
     s.rate, s.why = math.max(s.rate, s.known - (s.known - s.low) * (1 - way) ^ 3), 'recovering'
   elseif now - s.cut_at >= s.recover then
-    local step = math.max(s.rate * ((1 + STEPS[s.step]) ^ elapsed - 1), limit.ceiling * LEAST_STEP * elapsed)
+    local seconds = math.min(elapsed, LONGEST_TICK_S)
+    local step = math.max(s.rate * ((1 + STEPS[s.step]) ^ seconds - 1), limit.ceiling * LEAST_STEP * seconds)
     s.rate, s.why = s.rate + step, 'probing'
     s.step = math.min(#STEPS, s.step + 1)
   end
@@ -209,10 +212,13 @@ local function control(s, limit)
   if refused > s.noise + unusual and s.overload + 0.5 * s.before.overload >= 3 then lost = refused - s.noise
   elseif failing > FAILING + s.noise and s.error + 0.5 * s.before.error >= 3 then lost = failing - s.noise end
   if lost then
-    s.cut_ratio = math.max(now - s.cut_at < 10 and s.cut_ratio or 0, ratio)
-    -- Of a rate that is not used up, only what was sent can have been too much.
+    s.cut_ratio = math.max(now - s.cut_at < PATIENCE_S and s.cut_ratio or 0, ratio)
+    -- Of a rate that is not used up, only what was sent can have been too much; and if it was, others may
+    -- have sent more. It is cut into when that does not mend it.
     local sent = math.min(s.rate, math.max(SPARE * used, s.rate / 2))
-    return cut(s, limit, math.max(1 - lost, LEAST_LEFT) * sent, EASE, 'refused')
+    local may_be_others = not in_use and now - s.cut_at > PATIENCE_S
+    s.unneeded = in_use and 0 or math.max(s.unneeded, s.rate)
+    return cut(s, limit, math.max(math.max(1 - lost, LEAST_LEFT) * sent, may_be_others and SPARE * used or 0), EASE, 'refused')
   end
 
   local may_grow = true
@@ -221,18 +227,20 @@ local function control(s, limit)
     local slow = ratio > SLOW + SLOW_S / usual
     -- A queue that others build is for them to mend.
     if slow and SPARE * used > 1.1 * s.rate and (now - s.cut_at > GRACE_S or ratio > 1.2 * s.cut_ratio) then
+      local capacity = s.ok_any / elapsed
+      -- In vain was a cut only if less went through since; else the queue is still fed as before.
       local in_vain = now - s.cut_at < 3 * GRACE_S and s.cut_ratio > 0 and ratio > 0.9 * s.cut_ratio
+        and capacity < 0.95 * (s.cut_delivered or 0)
       s.vain_cuts = in_vain and s.vain_cuts + 1 or 0
       if s.vain_cuts >= USUAL_FOR_GOOD then
         s.vain_cuts, s.cut_ratio, s.usual = 0, 0, mean
         open_window(s)
         return false
       end
-      s.cut_ratio = ratio
+      s.cut_ratio, s.cut_delivered = ratio, capacity
       -- A queue that grows by x seconds a second is fed 1 + x times what it can take. One that is full
       -- does not grow; then what comes back tells.
       local growing = last_mean > 0 and (mean - last_mean) / elapsed or 0
-      local capacity = s.ok_any / elapsed
       if growing > GROWING then capacity = math.max(capacity, s.rate / (1 + growing)) end
       return cut(s, limit, math.max(capacity, LEAST_LEFT * s.rate), EASE_SLOW, 'slow')
     end
@@ -248,6 +256,12 @@ local function control(s, limit)
   if s.rate >= limit.ceiling then s.why = 'at its ceiling' else s.why = 'steady' end
   -- Few failures in a slow window are no overload yet, but nor do they speak for more.
   if may_grow and in_use and s.ok > 0 then grow(s, limit, elapsed) end
+  -- A rate that was cut while it was not needed comes back while it is not needed, or it would come down
+  -- with whatever others do to the endpoint, and never up.
+  if may_grow and not in_use and s.ok > 0 and s.rate < s.unneeded then
+    s.rate = math.min(s.unneeded, s.rate * (1 + REGAIN) ^ math.min(elapsed, LONGEST_TICK_S))
+    s.known = math.max(s.known, s.rate)
+  end
   s.rate = math.min(s.rate, limit.ceiling)
   s.before = { n = n, overload = s.overload, error = s.error }
   open_window(s)
