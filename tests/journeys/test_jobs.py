@@ -10,6 +10,7 @@ import pytest
 from tests.journeys.conftest import Begin
 from tq.errors import InvalidInput, TaskNotFound
 from tq.models import (
+    Envelope,
     ErrorDetail,
     ExecutionResult,
     Interval,
@@ -42,6 +43,7 @@ def always(result: ExecutionResult) -> FakeExecutor:
 
 
 distribute = importlib.import_module("tq.pipeline.distribute")
+execute_step = importlib.import_module("tq.pipeline.execute")
 BROKEN = ExecutionResult.retry("HTTP_500", "endpoint answered 500")
 THROTTLED = ExecutionResult(
     outcome=Outcome.THROTTLED,
@@ -80,6 +82,32 @@ def test_attempts_are_used_up_and_the_failure_is_kept_in_full(begin: Begin) -> N
     assert result.status is JobStatus.FAILED
     assert result.attempts == 4
     assert result.error == ErrorDetail(code="HTTP_500", message="endpoint answered 500", retry=False)
+
+
+def test_a_job_that_ended_elsewhere_while_it_waited_for_a_slot_is_not_called(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute_step, "FRESH_FOR", timedelta(0))
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50")
+    journey.enable("ada", "email_digest")
+    limiter, ledger = journey.runtime.limiter, journey.runtime.store.ledger
+    enter = limiter.enter
+
+    def meanwhile(envelope: Envelope, *, patience_s: float) -> float:
+        if patience_s == execute_step.SLOT_WAIT_S:  # the ledger has been asked
+            ledger.finish([execute_step._end(envelope, JobStatus.SUCCESS, journey.clock.now(), None)])
+        return enter(envelope, patience_s=patience_s)
+
+    monkeypatch.setattr(limiter, "enter", meanwhile)
+    limiter.start(threads=1)
+    try:
+        journey.until("2026-11-24T09:05")
+    finally:
+        limiter.stop()
+
+    [run] = journey.runs()
+    assert run.counts.success == 1
+    assert journey.executor.jobs == []
 
 
 def test_being_throttled_spends_no_attempt(begin: Begin) -> None:

@@ -35,6 +35,8 @@ LONGEST_MESSAGE = 300
 FREE_CALLS = 3  # times as many as it may spend
 # A slot that has lapsed is usually followed by another; a thread waits no longer for it.
 SLOT_WAIT_S = 1.0
+FRESH_FOR = timedelta(seconds=0.5)
+MOST_QUESTIONS = 3
 GONE_REASON = "the endpoint answered 410 Gone"
 
 T = TypeVar("T")
@@ -48,8 +50,7 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             go back to its queue.
         NotNow: if the limiter's slot for the call has lapsed while Redis was asked, and there is no other.
     """
-    ledger = runtime.store.ledger
-    permission = _until_stored(runtime, lambda: ledger.begin([envelope])[0])
+    permission = _ask(runtime, envelope)
     match permission.verdict:
         case Verdict.ENDED | Verdict.SUPERSEDED:
             logger.debug("repeated message dropped", verdict=permission.verdict.value)
@@ -63,16 +64,32 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
         case Verdict.CANCELLED:
             ending, is_gone = _end(envelope, JobStatus.CANCELLED, permission.now, None), False
         case Verdict.GO:
-            wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
-            if wait_s > 0:
-                raise NotNow(timedelta(seconds=wait_s))
             ending, is_gone = _attempt(runtime, envelope, permission)
     if is_gone:
         # Before the end is recorded: who dies in between is asked once more, and answers the same.
         off = Disable(envelope.user_id, envelope.task_id, reason=GONE_REASON, sparing=envelope.run_id)
         _until_stored(runtime, lambda: runtime.store.preferences.apply([off]))
-    recorded = _until_stored(runtime, lambda: ledger.finish([ending])[0])
+    recorded = _until_stored(runtime, lambda: runtime.store.ledger.finish([ending])[0])
     _log(ending, recorded=recorded)
+
+
+def _ask(runtime: Runtime, envelope: Envelope) -> Permission:
+    """Whether the attempt may be made, as the ledger says just before the call, with a slot for it.
+
+    Another process may have the same job. What the ledger said before a wait, for the slot or for the
+    answer itself, is asked again after it, a few times at most: a Redis that is always slow must not stop everything.
+    """
+    for _ in range(MOST_QUESTIONS):
+        asked = Stopwatch()
+        permission = _until_stored(runtime, lambda: runtime.store.ledger.begin([envelope])[0])
+        if permission.verdict is not Verdict.GO:
+            break
+        wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
+        if wait_s > 0:
+            raise NotNow(timedelta(seconds=wait_s))
+        if asked.elapsed <= FRESH_FOR:
+            break
+    return permission
 
 
 def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tuple[End | Retry, bool]:
