@@ -12,6 +12,7 @@ from middleware.context import LogContext
 from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
 from middleware.rate_limit import RateLimit
+from middleware.suspects import Suspects
 from middleware.upkeep import Upkeep
 from tq.runtime import Runtime
 
@@ -32,6 +33,7 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             FairDispatch(runtime.limiter),
             ErrorRates(runtime),
             RateLimit(runtime),
+            Suspects(),
         ],
         runtime.store.agenda,
     )

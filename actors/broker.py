@@ -3,6 +3,7 @@
 - No delay queues: what is due later stands on the agenda. Their consumers would poll for nothing.
 - Whatever a dead process had fetched comes back within seconds, found by whoever looks, instead of
   by one command in a thousand.
+- Jobs that a process had fetched when it died are suspected of having killed it, and worked alone.
 - What a live process had fetched survives the loss of its connection.
 - A message whose record could not be stored goes back to its queue instead of being acknowledged.
 - A job that may not run now goes onto the agenda, in one step with leaving its queue.
@@ -27,11 +28,13 @@ from loguru import logger
 from actors.encoding import TICK
 from actors.transport import broker_namespace
 from tq.errors import NotNow, StoreError
+from tq.models import SUSPECTS, Priority
 from tq.settings import Settings
 from tq.store import QueuedMessage
 from tq.store.agenda import Agenda, PutOff
 from tq.store.connection import open_client
 
+JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
 # A live process shows itself every three seconds, in its upkeep.
 DEAD_AFTER_MS = 15_000
 
@@ -92,7 +95,8 @@ class Broker(RedisBroker):
         Raises:
             redis.RedisError: if Redis did not do it.
         """
-        arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]
+        jobs, others = sorted(self.queues & JOB_QUEUES), sorted(self.queues - JOB_QUEUES)
+        arguments = [self.broker_id, DEAD_AFTER_MS, SUSPECTS, len(jobs), *jobs, *others]
         recovered, is_new, server = self._recover(keys=[self.namespace], args=arguments)
         if self._server and (is_new or server != self._server):
             logger.warning(

@@ -4,7 +4,7 @@ import dramatiq
 
 from actors.encoding import EXECUTE
 from tq.errors import NotNow
-from tq.models import Envelope, Priority
+from tq.models import SUSPECTS, Envelope, Priority
 from tq.pipeline import execute
 from tq.runtime import Runtime
 
@@ -13,6 +13,7 @@ def declare_execute(broker: dramatiq.Broker, runtime: Runtime) -> None:
     """Declares the actor that carries jobs out, and the queues that its messages come through."""
     for priority in Priority:
         broker.declare_queue(priority.value)
+    broker.declare_queue(SUSPECTS)
 
     @dramatiq.actor(broker=broker, actor_name=EXECUTE, queue_name=Priority.NORMAL.value)
     def _execute(envelope: Envelope) -> None:

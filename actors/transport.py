@@ -9,7 +9,7 @@ import time
 import orjson
 
 from actors.encoding import DISTRIBUTE, EXECUTE
-from tq.models import Envelope, Priority, RunId
+from tq.models import SUSPECTS, Envelope, Priority, RunId
 from tq.settings import Settings
 from tq.store import QueuedMessage
 
@@ -33,6 +33,7 @@ class DramatiqTransport:
             f"end\n"
             f"local function queued(queue, id)\n"
             f"  return redis.call('HEXISTS', '{prefix}:'..queue..'.msgs', id) == 1\n"
+            f"    or redis.call('HEXISTS', '{prefix}:{SUSPECTS}.msgs', id) == 1\n"
             f"end\n"
         )
         # What Dramatiq's own `ack` does, but for the body, which it would throw away.

@@ -15,7 +15,7 @@ import dramatiq
 
 from tq.lanes import Lanes
 from tq.limiter import Limiter
-from tq.models import Envelope, TaskId
+from tq.models import SUSPECTS, Envelope, Priority, TaskId
 
 # With the default of twice the threads, a consumer that has its fill sleeps while threads go idle.
 LEAST_PREFETCH = 64
@@ -120,7 +120,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         # Before the lock: to know a task's limit may take a question to Redis.
         limit, weight = limiter.limit_of(envelope) if envelope else (None, 0)
         with limiter.lock:
-            self._lanes.put(item, lane=item.message.queue_name, task=envelope.task_id if envelope else "")
+            self._lanes.put(item, lane=_lane(item), task=envelope.task_id if envelope else "")
             if envelope and limit:
                 limiter.wait(envelope, limit, weight)
             else:
@@ -140,6 +140,11 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _may_begin(self, task: str) -> bool:
         return self._limiter.has_slot(TaskId(task))
+
+
+def _lane(item: Any) -> str:
+    queue_name = item.message.queue_name
+    return Priority.NORMAL.value if queue_name == SUSPECTS else queue_name
 
 
 def _envelope(item: Any) -> Envelope | None:

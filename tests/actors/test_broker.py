@@ -12,7 +12,7 @@ from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
 from tests.waiting import eventually
 from tq.errors import StoreUnavailable
-from tq.models import Priority
+from tq.models import SUSPECTS, Priority
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.store import Store
@@ -23,9 +23,10 @@ QUEUE = Priority.NORMAL.value
 
 @pytest.fixture
 def broker(settings: Settings, store: Store) -> Iterator[Broker]:
-    """A broker with one queue."""
+    """A broker with one queue for jobs."""
     made = Broker(settings, [], store.agenda)
     made.declare_queue(QUEUE)
+    made.declare_queue(SUSPECTS)
     yield made
     made.client.close()
 
@@ -51,8 +52,8 @@ def users_of(consumer: Consumer) -> list[str]:
     return found
 
 
-def waiting(broker: Broker) -> int:
-    return int(broker.client.llen(f"{broker.namespace}:{QUEUE}"))
+def waiting(broker: Broker, queue: str = QUEUE) -> int:
+    return int(broker.client.llen(f"{broker.namespace}:{queue}"))
 
 
 def test_a_message_that_the_store_wrote_is_what_a_consumer_reads(broker: Broker, settings: Settings) -> None:
@@ -165,7 +166,10 @@ def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
     recovered = broker.recover()
 
     assert recovered == 1
-    assert waiting(broker) == 1
+    assert (waiting(broker), waiting(broker, SUSPECTS)) == (0, 1)
+    [body] = broker.client.hvals(f"{broker.namespace}:{SUSPECTS}.msgs")
+    assert isinstance(body, bytes)
+    assert dramatiq.Message.decode(body).queue_name == SUSPECTS
     assert broker.recover() == 0
     assert broker.client.zscore(alive, dead.broker_id) is None
 
@@ -200,7 +204,8 @@ def test_a_process_that_was_taken_for_dead_drops_what_it_had_fetched_and_goes_on
 
     assert taken.generation == 1
     assert taken.broker_id != name
-    assert sorted(users_of(consumer)) == ["ada", "bob"]
+    assert users_of(consumer) == ["cyd"]
+    assert sorted(users_of(taken.consume(SUSPECTS, prefetch=10, timeout=1))) == ["ada", "bob"]
     assert broker.client.smembers(f"{broker.namespace}:__acks__.{name}.{QUEUE}") == set()
 
 

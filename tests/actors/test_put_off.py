@@ -29,7 +29,7 @@ from actors.transport import DramatiqTransport
 from tests.store import DIGEST, agenda_entries, distribute, end_of, frozen, names, running
 from tests.waiting import eventually
 from tq.errors import NotNow, StoreUnavailable
-from tq.models import Priority, RunId, RunStatus, UserId, job_id_of
+from tq.models import SUSPECTS, Priority, RunId, RunStatus, UserId, job_id_of
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.store import Store
@@ -39,6 +39,7 @@ from tq.store.preferences import Disable
 from tq.testing import FrozenClock
 
 QUEUE = Priority.NORMAL.value
+QUEUES = (QUEUE, SUSPECTS)
 MINUTE = timedelta(minutes=1)
 
 
@@ -58,7 +59,8 @@ class SilentAgenda(Agenda):
 
 def open_broker(store: Store, settings: Settings, *, agenda: Agenda | None = None) -> Broker:
     made = Broker(settings, [], agenda or store.agenda)
-    made.declare_queue(QUEUE)
+    for name in QUEUES:
+        made.declare_queue(name)
     made.recover()
     return made
 
@@ -78,8 +80,8 @@ def send(store: Store, number: int) -> RunId:
     return run_id
 
 
-def consume(broker: Broker, *, prefetch: int = 100) -> Consumer:
-    return broker.consume(QUEUE, prefetch=prefetch, timeout=1)
+def consume(broker: Broker, *, queue: str = QUEUE, prefetch: int = 100) -> Consumer:
+    return broker.consume(queue, prefetch=prefetch, timeout=1)
 
 
 def fetch(consumer: Consumer) -> list[MessageProxy]:
@@ -97,13 +99,14 @@ def fetch_one(consumer: Consumer) -> MessageProxy:
 
 
 def places(broker: Broker, store: Store) -> Counter[tuple[str, str]]:
-    """Where each message is: its id, and `queue`, the process that has fetched it, or `agenda`."""
+    """Where each message is: its id, and its queue, the process that has fetched it, or `agenda`."""
     redis, prefix = store.connection.call, f"{broker.namespace}:"
-    found = Counter((id_, "queue") for id_ in redis("LRANGE", f"{prefix}{QUEUE}", 0, -1))
+    found = Counter((id_, queue) for queue in QUEUES for id_ in redis("LRANGE", f"{prefix}{queue}", 0, -1))
     for key in redis("KEYS", f"{prefix}__acks__.*"):
         holder = key.removeprefix(f"{prefix}__acks__.").rpartition(".")[0]
         found.update((id_, holder) for id_ in redis("SMEMBERS", key))
-    assert set(redis("HKEYS", f"{prefix}{QUEUE}.msgs")) == {id_ for id_, _ in found}
+    bodies = [id_ for queue in QUEUES for id_ in redis("HKEYS", f"{prefix}{queue}.msgs")]
+    assert sorted(bodies) == sorted({id_ for id_, _ in found})
     for entry, message in redis("HGETALL", store.keys("agenda_messages")).items():
         if not entry.startswith("d|"):
             found[message.split("\n")[1], "agenda"] += 1
@@ -173,11 +176,11 @@ def test_a_message_that_was_recovered_meanwhile_stays_where_it_is(
     other = open_broker(store, settings)
     broker.client.zincrby(f"{broker.namespace}:alive", -DEAD_AFTER_MS - 1000, broker.broker_id)
     other.recover()
-    fetch_one(consume(other, prefetch=1))
+    fetch_one(consume(other, queue=SUSPECTS, prefetch=1))
 
     broker.put_off([(message, MINUTE) for message in messages])
 
-    assert where(broker, store) == sorted([other.broker_id, "queue"])
+    assert where(broker, store) == sorted([other.broker_id, SUSPECTS])
 
 
 def test_what_could_not_be_put_off_goes_back_to_its_queue(
@@ -192,7 +195,7 @@ def test_what_could_not_be_put_off_goes_back_to_its_queue(
 
     other = fetch_one(consumer)
     assert other.message_id != message.message_id
-    assert where(broker, store) == sorted([cut_off.broker_id, "queue"])
+    assert where(broker, store) == sorted([cut_off.broker_id, QUEUE])
 
 
 def test_what_was_put_off_by_a_command_whose_answer_never_came_is_not_doubled(
@@ -314,10 +317,10 @@ class Fetching(RuleBasedStateMachine):
         self._open.callback(self.store.close)
         self.processes = [self._start() for _ in range(2)]
 
-    def _start(self) -> tuple[Broker, Consumer, list[MessageProxy]]:
+    def _start(self) -> tuple[Broker, dict[str, Consumer], list[MessageProxy]]:
         broker = open_broker(self.store, self.settings)
         self._open.callback(broker.client.close)
-        return broker, consume(broker, prefetch=3), []
+        return broker, {queue: consume(broker, queue=queue, prefetch=3) for queue in QUEUES}, []
 
     def teardown(self) -> None:
         self._open.close()
@@ -326,10 +329,10 @@ class Fetching(RuleBasedStateMachine):
     def send(self) -> None:
         self.run_id = send(self.store, 5)
 
-    @rule(number=st.integers(0, 1))
-    def fetch(self, number: int) -> None:
-        _, consumer, hand = self.processes[number]
-        message = next(consumer)
+    @rule(number=st.integers(0, 1), queue=st.sampled_from(QUEUES))
+    def fetch(self, number: int, queue: str) -> None:
+        _, consumers, hand = self.processes[number]
+        message = next(consumers[queue])
         if message is not None:
             hand.append(message)
 
@@ -354,7 +357,7 @@ class Fetching(RuleBasedStateMachine):
         if dies:
             self.die(number)
         else:
-            self.processes[number][1].ack(message)
+            self.processes[number][1][message.queue_name].ack(message)
 
     @rule(number=st.integers(0, 1))
     def die(self, number: int) -> None:

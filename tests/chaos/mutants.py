@@ -97,8 +97,8 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "recovery switched off": (
         Edit(
             "actors/broker.py",
-            "        arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]\n",
-            "        return 0\n        arguments = [self.broker_id, DEAD_AFTER_MS, *sorted(self.queues)]\n",
+            "        jobs, others = sorted(self.queues & JOB_QUEUES)",
+            "        return 0\n        jobs, others = sorted(self.queues & JOB_QUEUES)",
         ),
     ),
 }

@@ -18,9 +18,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from actors.broker import JOB_QUEUES
 from actors.transport import CONTROL, broker_namespace
 from tq.clock import from_ms
-from tq.models import Priority, TaskId
+from tq.models import TaskId
 from tq.slots import last_place_due
 from tq.store.keys import Keys
 
@@ -141,7 +142,7 @@ class Watch:
 
     def _sample(self, client: "redis.Redis") -> None:
         keys = self._keys
-        queues = [CONTROL, *(priority.value for priority in Priority)]
+        queues = [CONTROL, *sorted(JOB_QUEUES)]
         arguments: list[str | bytes] = [
             *(broker_namespace(self.namespace), keys("agenda"), keys("open", ""), keys("run", "")),
             *(keys("shares", ""), orjson.dumps(queues)),

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from actors.broker import JOB_QUEUES
 from actors.transport import broker_namespace
-from tq.models import Priority, Run, RunStatus, UserId, job_id_of
+from tq.models import Run, RunStatus, UserId, job_id_of
 from tq.store import Store
 
 MOST_RUNS = 100
@@ -31,7 +32,7 @@ def _line(store: Store, namespace: str, run: Run, user: UserId) -> str:
     message = f"{job_id_of(run.id, user)}-{state.partition('|')[0]}"
     prefix, agenda = broker_namespace(namespace), redis.keys("agenda")
     where: list[str] = []
-    for queue in (priority.value for priority in Priority):
+    for queue in sorted(JOB_QUEUES):
         if redis.call("HEXISTS", f"{prefix}:{queue}.msgs", message):
             where.append(f"body in {queue}")
         if redis.call("LPOS", f"{prefix}:{queue}", message) is not None:

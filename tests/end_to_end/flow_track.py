@@ -12,10 +12,11 @@ from typing import Any
 
 import orjson
 
+from actors.broker import JOB_QUEUES
 from tests.end_to_end.commands import NAMESPACE, Commands
 from tests.waiting import eventually
 from tq.errors import StoreUnavailable
-from tq.models import Priority, Run, RunStatus, TaskId, UserId
+from tq.models import Run, RunStatus, TaskId, UserId
 from tq.pipeline import start_run
 from tq.redis_server import RedisServer
 from tq.runtime import Runtime
@@ -200,7 +201,7 @@ class Track:
     def messages(self) -> int:
         """How many job messages are queued, or fetched and not acknowledged."""
         redis, prefix = self.runtime.store.connection, f"{NAMESPACE}:queue"
-        queues = [priority.value for priority in Priority]
+        queues = sorted(JOB_QUEUES)
         workers = redis.call("ZRANGE", f"{prefix}:__heartbeats__", 0, -1)
         counts = redis.calls(
             [("LLEN", f"{prefix}:{queue}") for queue in queues]

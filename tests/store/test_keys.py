@@ -92,9 +92,11 @@ def live_a_whole_life(store: Store) -> None:
     publish(store, 2, UTC_TEN)
     enable(store, ["ada"], parameters={"a": 1})
     enable(store, ["ada"], timezone="Asia/Tokyo", interval=Interval.hourly())
-    run_id = running(store, ["bob", "cyd"])
+    run_id = running(store, ["bob", "cyd", "dan"])
     distribute(store, run_id)
-    bob, cyd = jobs_sent(store)
+    bob, cyd, dan = jobs_sent(store)
+    dan.is_suspect = True
+    store.ledger.begin([dan])
     store.ledger.finish([end_of(bob, JobStatus.FAILED), Retry(cyd, HOUR, 1, Priority.NORMAL)])
     asked = RunId("email_digest~m1")
     store.planning.ask_for(asked, DIGEST, [UserId("bob")], keep=HOUR)

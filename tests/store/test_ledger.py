@@ -294,6 +294,46 @@ def test_each_attempt_is_judged_by_its_own_job_and_share(store: Store) -> None:
     ]
 
 
+def suspect(job: Envelope) -> Envelope:
+    """The same job, delivered after the process that had it died."""
+    delivered = Envelope.from_wire(job.to_wire())
+    delivered.is_suspect = True
+    return delivered
+
+
+def test_a_suspect_may_be_begun_three_times_and_then_has_crashed(store: Store) -> None:
+    distribute(store, running(store, ["ada", "bob"]))
+    ada, bob = jobs_sent(store)
+    store.ledger.begin([ada])
+
+    verdicts = [store.ledger.begin([suspect(ada)])[0].verdict for _ in range(4)]
+
+    assert verdicts == [Verdict.GO, Verdict.GO, Verdict.GO, Verdict.CRASHED]
+    assert store.ledger.begin([suspect(bob)])[0].verdict is Verdict.GO
+
+
+def test_who_has_come_to_an_end_or_to_a_retry_is_no_suspect_any_more(store: Store) -> None:
+    job = one_job(store)
+    for _ in range(3):
+        store.ledger.begin([suspect(job)])
+    store.ledger.finish([again(job)])
+
+    verdict = store.ledger.begin([suspect(job.next_attempt(spent=1))])[0].verdict
+
+    assert verdict is Verdict.GO
+    assert store.connection.call("HVALS", store.keys("suspects")) == ["1"]
+
+
+def test_a_suspect_that_may_not_begin_is_not_counted(store: Store) -> None:
+    job = one_job(store)
+    frozen(store).advance(2 * HOUR)
+
+    for _ in range(5):
+        assert store.ledger.begin([suspect(job)])[0].verdict is Verdict.EXPIRED
+
+    assert store.connection.call("EXISTS", store.keys("suspects")) == 0
+
+
 def test_asking_changes_nothing(store: Store) -> None:
     job = one_job(store)
     before = contents(store)

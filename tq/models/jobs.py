@@ -12,6 +12,9 @@ from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of
 from tq.models.runs import RunKind
 from tq.models.tasks import TaskType
 
+# The queue of jobs that may have killed the process that had them before.
+SUSPECTS = "suspects"
+
 
 class Job(Model):
     """What an executor is given: who, what, for when, and which attempt this is."""
@@ -68,6 +71,7 @@ class Envelope:
         "definition",
         "execute_after",
         "failed_at",
+        "is_suspect",
         "kind",
         "parameters",
         "run_id",
@@ -106,6 +110,8 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
+        # Known where the job is worked only: whether it may have killed the process that had it before.
+        self.is_suspect = False
 
     @property
     def job_id(self) -> JobId:

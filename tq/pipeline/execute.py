@@ -61,6 +61,11 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             )
             ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
             is_gone = False
+        case Verdict.CRASHED:
+            deadly = ErrorDetail(
+                code=ErrorCode.CRASHED, message="every process that worked on the job died of it"
+            )
+            ending, is_gone = _end(envelope, JobStatus.FAILED, permission.now, deadly), False
         case Verdict.CANCELLED:
             ending, is_gone = _end(envelope, JobStatus.CANCELLED, permission.now, None), False
         case Verdict.GO:
@@ -84,6 +89,7 @@ def _ask(runtime: Runtime, envelope: Envelope) -> Permission:
         permission = _until_stored(runtime, lambda: runtime.store.ledger.begin([envelope])[0])
         if permission.verdict is not Verdict.GO:
             break
+        envelope.is_suspect = False  # this delivery of it is counted
         wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
         if wait_s > 0:
             raise NotNow(timedelta(seconds=wait_s))

@@ -85,6 +85,9 @@ TABLE = {
     "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
     # What was found stalled
     "mender": Key("mender", "string", "`process|until` (ms) of the one that looks"),
+    "suspects": Key(
+        "suspects", "hash", "`run|user` → how often a job that may kill its process was begun", "7 days"
+    ),
     "mended": Key("mended", "hash", "what was found stalled or lost → how often"),
     # What became of jobs
     "results": Key("results:{task}|{user}", "list", "the last results, newest first", "TQ_RESULT_TTL"),

@@ -27,6 +27,7 @@ class Verdict(StrEnum):
     SUPERSEDED = "superseded"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    CRASHED = "crashed"
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ class Ledger:
             self._redis.call("HSET", key, "waits_for", wait.value)
 
     def begin(self, envelopes: Sequence[Envelope]) -> list[Permission]:
-        """Whether these attempts may be made now."""
+        """Whether these attempts may be made now; a suspect's is counted."""
         arguments: list[Argument] = []
         for envelope in envelopes:
             arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
+            arguments += [int(envelope.is_suspect)]
         *answers, now = self._redis.script("begin", *arguments)
         present = from_ms(int(now))
         return [

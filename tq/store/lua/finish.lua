@@ -27,10 +27,12 @@ local function add_failure(task, member, failure)
   redis.call('EXPIRE', bodies, ttl_s)
 end
 
+local any_suspects = redis.call('EXISTS', K.suspects()) == 1
 local answers, closed = {}, 0
 for i = 5, #ARGV, 11 do
   local run, user, task, attempt, status = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local state = redis.call('HGET', K.open(run), user)
+  if any_suspects then redis.call('HDEL', K.suspects(), run .. '|' .. user) end
   if not state or string.match(state, '^%d+') ~= attempt then
     table.insert(answers, 0)
   elseif status == 'again' then
