@@ -103,7 +103,10 @@ def test_a_broken_tasks_file_ends_a_service_before_it_starts(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--queues", "hihg"), "--queues: 'hihg' is not a queue; known are control, high, low, normal, suspects"),
+        (
+            ("--queues", "hihg"),
+            "--queues: 'hihg' is not a queue; known are control, high, low, normal, suspects",
+        ),
         (("--shutdown-timeout", "soon"), "--shutdown-timeout: 'soon' is not a duration"),
         (("--processes", "0"), "Invalid value for '--processes'"),
     ],
