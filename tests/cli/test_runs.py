@@ -109,6 +109,21 @@ def test_the_ledger_of_a_run_adds_up_before_everybodys_eyes(tq: Tq, work: Work) 
     assert "100 %" in told
 
 
+def test_those_whose_jobs_are_open_are_named(tq: Tq, runtime: Runtime, work: Work) -> None:
+    run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
+    distribute(runtime, RunId(run_id))
+
+    all_of_them = tq("runs", "show", run_id, "--json").document
+    some = tq("runs", "show", run_id, "--open", "1").out
+    work()
+    none = tq("runs", "show", run_id)
+
+    assert all_of_them["open_users"] == ["ada", "bob", "eve"]
+    assert all_of_them["open"] == 3
+    assert ", and 2 more (--open names them)\n" in some
+    assert "open: " not in none.out
+
+
 def test_skipped_jobs_are_told_by_reason(tq: Tq, runtime: Runtime, work: Work) -> None:
     run_id = tq("trigger", "hourly_sync", "--json").document["run_id"]
     distribute(runtime, RunId(run_id))

@@ -83,3 +83,24 @@ def test_only_one_of_two_looks(begin: Begin) -> None:
     assert not journey.runtime.store.mending.is_mine("b", lasts=LEASE)
     second.look()
     assert journey.runs(DIGEST)[0].status is RunStatus.ENDED
+
+
+def test_a_run_that_ends_with_somebody_missing_raises_the_alarm(begin: Begin) -> None:
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="ERROR")
+    journey = begin(HOURLY, at="2026-11-24T09:30", executor=failing())
+    for user in ("ada", "bob"):
+        journey.enable(user, DIGEST)
+    journey.until("2026-11-24T10:05")
+    [run] = journey.runs(DIGEST)
+    mender, store = Mender(journey.runtime, "a"), journey.runtime.store
+    mender.look()
+    store.connection.call("HDEL", store.keys("open", run.id), "bob")
+    journey.until("2026-11-24T10:11")
+
+    mender.look()
+    mender.look()
+    logger.remove(sink)
+
+    assert journey.run(run.id).counts.unaccounted == 1
+    assert told == ["run ended with jobs unaccounted for"]

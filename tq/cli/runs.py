@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -120,17 +121,24 @@ def list_runs(
 
 
 @runs.command("show")
-def show_run(run: RunArgument, as_json: AsJson = False) -> None:
-    """Show one run: its ledger, and how far each share of it has come."""
+def show_run(
+    run: RunArgument,
+    most_open: Annotated[
+        int, typer.Option("--open", min=0, help="How many of the users to name whose jobs are open.")
+    ] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: its ledger, how far each share of it has come, and whose jobs are open."""
     from tq.pipeline import forecast
 
     with closing(open_runtime()) as runtime:
         found = runtime.store.runs.get(RunId(run))
         expected = forecast(runtime, found)
+        still_open = sorted(islice(runtime.store.runs.open_users(found.id), most_open))
     if as_json:
-        print_json(_document(found, expected))
+        print_json({**_document(found, expected), "open_users": still_open})
     else:
-        _show_for_people(found, expected)
+        _show_for_people(found, expected, still_open)
 
 
 @runs.command("watch")
@@ -373,7 +381,7 @@ def _ledger(run: Run) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
     return (run.id, _status(run)), rows
 
 
-def _show_for_people(run: Run, expected: "Forecast | None") -> None:
+def _show_for_people(run: Run, expected: "Forecast | None", still_open: Sequence[str]) -> None:
     counts = run.counts
     print_table(
         ("", ""),
@@ -393,6 +401,10 @@ def _show_for_people(run: Run, expected: "Forecast | None") -> None:
     sum_of = " + ".join(shown(n) for n in (*(getattr(counts, state) for state in STATES), counts.open))
     holds = "everybody is accounted for" if not counts.unaccounted else "NOT everybody is accounted for"
     say(f"\n{shown(counts.expected)} expected, {sum_of} = {shown(counts.ended + counts.open)}: {holds}")
+    if still_open:
+        more = counts.open - len(still_open)
+        and_more = f", and {shown(more)} more (--open names them)" if more > 0 else ""
+        say(f"open: {', '.join(still_open)}{and_more}")
     if run.shares:
         say("")
         print_table(

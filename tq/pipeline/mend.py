@@ -5,6 +5,7 @@ followed by its agenda entry, a job by its message. It is for what was lost with
 its last second, and for jobs whose time is over while they wait.
 """
 
+import contextlib
 from datetime import timedelta
 
 from loguru import logger
@@ -39,12 +40,25 @@ class Mender:
         running = mending.running()
         for gone in self._cursors.keys() - set(running):
             del self._cursors[gone]
+            self._prove(gone)
         for run_id in running:
             try:
                 run = self._runtime.store.runs.get(run_id)
             except RunNotFound:
                 continue
             self._mend(run)
+
+    def _prove(self, run_id: RunId) -> None:
+        """Raises the alarm if a run has ended and somebody is missing from its ledger."""
+        with contextlib.suppress(RunNotFound):
+            counts = self._runtime.store.runs.get(run_id).counts
+            if counts.unaccounted:
+                logger.error(
+                    "run ended with jobs unaccounted for",
+                    run_id=run_id,
+                    expected=counts.expected,
+                    unaccounted=counts.unaccounted,
+                )
 
     def _mend(self, run: Run) -> None:
         if not run.fanned_out and self._runtime.store.mending.follow(run.id):
