@@ -3,7 +3,7 @@
 - No delay queues: what is due later stands on the agenda. Their consumers would poll for nothing.
 - Whatever a dead process had fetched comes back within seconds, found by whoever looks, instead of
   by one command in a thousand.
-- Jobs that a process had fetched when it died are suspected of having killed it, and worked alone.
+- Jobs that a process had begun when it died are suspected of having killed it, and worked alone.
 - What a live process had fetched survives the loss of its connection.
 - A message whose record could not be stored goes back to its queue instead of being acknowledged.
 - A job that may not run now goes onto the agenda, in one step with leaving its queue.
@@ -33,6 +33,7 @@ from tq.settings import Settings
 from tq.store import QueuedMessage
 from tq.store.agenda import Agenda, PutOff
 from tq.store.connection import open_client
+from tq.store.keys import Keys
 
 JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
 # A live process shows itself every three seconds, in its upkeep.
@@ -52,13 +53,19 @@ class Broker(RedisBroker):
             maintenance_chance=0,
         )
         self._agenda = agenda
+        self._begun = Keys(settings.namespace)("begun", "")
         self._consumers: dict[str, Consumer] = {}
         self._server: bytes | None = None
         self.generation = 0  # rises when all that was fetched has become somebody else's
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
-        """What takes messages from a queue; it takes over from the one before it."""
+        """What takes messages from a queue; it takes over from the one before it.
+
+        Of suspects a process has one at a time, so that others share them and its threads are free.
+        """
+        if queue_name == SUSPECTS:
+            prefetch = 1
         consumer = Consumer(self, queue_name, prefetch, timeout, self._consumers.get(queue_name))
         self._consumers[queue_name] = consumer
         return consumer
@@ -97,7 +104,7 @@ class Broker(RedisBroker):
         """
         jobs, others = sorted(self.queues & JOB_QUEUES), sorted(self.queues - JOB_QUEUES)
         arguments = [self.broker_id, DEAD_AFTER_MS, SUSPECTS, len(jobs), *jobs, *others]
-        recovered, is_new, server = self._recover(keys=[self.namespace], args=arguments)
+        recovered, is_new, server = self._recover(keys=[self.namespace, self._begun], args=arguments)
         if self._server and (is_new or server != self._server):
             logger.warning(
                 "process was taken for dead, or Redis started anew; what it had fetched is dropped"

@@ -3,9 +3,9 @@
 -- Who lives is noted by Redis' own time, in a set of ours: Dramatiq's heartbeats are by the clients'
 -- clocks, and stop while a process has all that it may fetch. A process that never came this far is
 -- dead when even Dramatiq has not heard of it for four times the limit.
--- One of the dead process' jobs may have killed it. They all become suspects: they wait in a queue of
--- their own, from which each is worked alone.
--- KEYS[1] the broker's namespace   ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3] the suspects'
+-- One of the jobs that a dead process had begun may have killed it. Those become suspects: they wait in a
+-- queue of their own, from which each is worked alone.
+-- KEYS[1] the broker's namespace   KEYS[2] how the set begins of what a process has begun   ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3] the suspects'
 -- queue   ARGV[4] how many of the queues that follow hold jobs   ARGV[5..] the queues, those first
 -- Returns how many messages were put back, 1 if the caller had been taken for dead, and the server's run id.
 local ns = KEYS[1]
@@ -25,10 +25,10 @@ end
 local suspects, job_queues = ns .. ':' .. ARGV[3], tonumber(ARGV[4])
 
 -- Puts a message back to the head of its queue, or to the suspects; returns how many messages that were.
-local function put_back(queue, id, holds_jobs)
+local function put_back(queue, id, is_suspect)
   local body = redis.call('HGET', queue .. '.msgs', id)
   if not body then return 0 end
-  if holds_jobs and queue ~= suspects then
+  if is_suspect and queue ~= suspects then
     -- Our messages begin with their queue; Dramatiq acknowledges a message where it says it is.
     local suspect, changed = string.gsub(body, '^{"queue_name":"[^"]*"', '{"queue_name":"' .. ARGV[3] .. '"', 1)
     if changed == 1 then
@@ -46,13 +46,16 @@ local known = redis.call('ZRANGE', heartbeats, 0, -1, 'WITHSCORES')
 for k = 1, #known, 2 do
   local process = known[k]
   if is_dead(process, known[k + 1]) then
+    local begun = KEYS[2] .. process
     for i = 5, #ARGV do
       local acks, queue = ns .. ':__acks__.' .. process .. '.' .. ARGV[i], ns .. ':' .. ARGV[i]
       for _, id in ipairs(redis.call('SMEMBERS', acks)) do
-        recovered = recovered + put_back(queue, id, i - 4 <= job_queues)
+        local is_suspect = i - 4 <= job_queues and redis.call('SISMEMBER', begun, id) == 1
+        recovered = recovered + put_back(queue, id, is_suspect)
       end
       redis.call('DEL', acks)
     end
+    redis.call('DEL', begun)
     redis.call('ZREM', heartbeats, process)
     redis.call('ZREM', alive, process)
   end

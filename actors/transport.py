@@ -47,9 +47,8 @@ class DramatiqTransport:
         )
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
-        """The message that has a job carried out; a repetition of an attempt has the same id."""
-        message_id = f"{envelope.job_id}-{envelope.attempt}"
-        return _message(priority.value, EXECUTE, message_id, envelope.to_wire())
+        """The message that has a job carried out."""
+        return _message(priority.value, EXECUTE, envelope.message_id, envelope.to_wire())
 
     def distribution_message(self, run_id: RunId) -> QueuedMessage:
         """The message that has a run distributed further; at most one of a run is queued at a time."""

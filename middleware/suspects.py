@@ -1,9 +1,9 @@
 """Jobs that may have killed the process that had them before, worked with no other call beside them.
 
-What a dead process had fetched comes back through a queue of its own (Dramatiq's issue 213: else it
-would come back again and again, and take its neighbours with it). Each suspect waits until this
-process makes no call, and all other calls wait for it. So if it kills once more, it alone was begun, and the
-ledger, which counts suspects as they begin, knows whom to blame.
+What a dead process had begun comes back through a queue of its own (Dramatiq's issue 213: else it
+would come back again and again, and take its neighbours with it). A suspect waits until this process
+makes no call, and all other calls wait for it. So if it kills once more, it alone was begun, and the ledger,
+which counts suspects as they begin, knows whom to blame. Between two of them others get their turn.
 """
 
 import threading
@@ -37,14 +37,15 @@ class Suspects(dramatiq.Middleware):
             self._is_closing = True
             self._passage.notify_all()
 
-    def before_process_message(self, _broker: dramatiq.Broker, message: MessageProxy) -> None:
-        """Waits until the job may run beside what runs; a suspect is marked as one.
+    def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
+        """Waits until the job may run beside what runs; marks by whom it is worked, and a suspect as one.
 
         Raises:
             SkipMessage: if the worker ends meanwhile; the job goes back.
         """
         if not message.args or not isinstance(message.args[0], Envelope):
             return
+        message.args[0].holder = getattr(broker, "broker_id", "")
         with self._passage:
             if message.queue_name == SUSPECTS:
                 message.args[0].is_suspect = True

@@ -98,6 +98,12 @@ def fetch_one(consumer: Consumer) -> MessageProxy:
     return message
 
 
+def begin(broker: Broker, store: Store, message: MessageProxy) -> None:
+    """The broker's process begins the message's job."""
+    message.args[0].holder = broker.broker_id
+    store.ledger.begin([message.args[0]])
+
+
 def places(broker: Broker, store: Store) -> Counter[tuple[str, str]]:
     """Where each message is: its id, and its queue, the process that has fetched it, or `agenda`."""
     redis, prefix = store.connection.call, f"{broker.namespace}:"
@@ -173,10 +179,11 @@ def test_a_message_that_was_recovered_meanwhile_stays_where_it_is(
 ) -> None:
     send(store, 2)
     messages = fetch(consume(broker))
+    begin(broker, store, messages[0])
     other = open_broker(store, settings)
     broker.client.zincrby(f"{broker.namespace}:alive", -DEAD_AFTER_MS - 1000, broker.broker_id)
     other.recover()
-    fetch_one(consume(other, queue=SUSPECTS, prefetch=1))
+    fetch_one(consume(other, prefetch=1))
 
     broker.put_off([(message, MINUTE) for message in messages])
 
@@ -339,6 +346,12 @@ class Fetching(RuleBasedStateMachine):
     def _drawn(self, number: int, data: st.DataObject) -> MessageProxy | None:
         hand = self.processes[number][2]
         return hand.pop(data.draw(st.integers(0, len(hand) - 1))) if hand else None
+
+    @rule(number=st.integers(0, 1), data=st.data())
+    def begin(self, number: int, data: st.DataObject) -> None:
+        broker, _, hand = self.processes[number]
+        if hand:
+            begin(broker, self.store, data.draw(st.sampled_from(hand)))
 
     @rule(number=st.integers(0, 1), data=st.data(), seconds=st.integers(0, 30), repeated=st.booleans())
     def put_off(self, number: int, data: st.DataObject, seconds: int, repeated: bool) -> None:

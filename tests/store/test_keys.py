@@ -95,7 +95,7 @@ def live_a_whole_life(store: Store) -> None:
     run_id = running(store, ["bob", "cyd", "dan"])
     distribute(store, run_id)
     bob, cyd, dan = jobs_sent(store)
-    dan.is_suspect = True
+    dan.holder, dan.is_suspect = "worker:1", True
     store.ledger.begin([dan])
     store.ledger.finish([end_of(bob, JobStatus.FAILED), Retry(cyd, HOUR, 1, Priority.NORMAL)])
     asked = RunId("email_digest~m1")
@@ -133,6 +133,7 @@ def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
         "failure": {30 * days},
         "limit": {days},
         "outcomes": {2 * 3600},
+        "begun": {days},
     }
 
     ttls: dict[str, set[int]] = {}

@@ -334,6 +334,20 @@ def test_a_suspect_that_may_not_begin_is_not_counted(store: Store) -> None:
     assert store.connection.call("EXISTS", store.keys("suspects")) == 0
 
 
+def test_what_a_process_has_begun_is_noted_until_it_has_come_to_something(store: Store) -> None:
+    distribute(store, running(store, ["ada", "bob", "cyd"]))
+    ada, bob, cyd = begun = jobs_sent(store)
+    for job in begun:
+        job.holder = "worker:1"
+    store.ledger.begin(begun)
+    noted = store.connection.call("SMEMBERS", store.keys("begun", "worker:1"))
+
+    store.ledger.finish([end_of(ada), again(bob)])
+
+    assert set(noted) == {job.message_id for job in begun}
+    assert store.connection.call("SMEMBERS", store.keys("begun", "worker:1")) == {cyd.message_id}
+
+
 def test_asking_changes_nothing(store: Store) -> None:
     job = one_job(store)
     before = contents(store)

@@ -68,7 +68,7 @@ def trigger(
     if as_json:
         print_json(_document(run, expected))
     elif wait:
-        _show_for_people(run, expected)
+        _show_for_people(run, expected, still_open=())
     else:
         waits = f", but waits: {expected.held}" if expected and expected.held else ""
         say(

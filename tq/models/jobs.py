@@ -71,6 +71,7 @@ class Envelope:
         "definition",
         "execute_after",
         "failed_at",
+        "holder",
         "is_suspect",
         "kind",
         "parameters",
@@ -110,13 +111,19 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
-        # Known where the job is worked only: whether it may have killed the process that had it before.
+        # Known where the job is worked only: by which process, and whether it may have killed the one before.
+        self.holder = ""
         self.is_suspect = False
 
     @property
     def job_id(self) -> JobId:
         """The id of the job, the same for every attempt."""
         return job_id_of(self.run_id, self.user_id)
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message that has this attempt made; a repetition has the same."""
+        return f"{self.job_id}-{self.attempt}"
 
     def to_wire(self) -> list[object]:
         """The fields in a fixed order, as they stand in a message."""

@@ -85,6 +85,7 @@ TABLE = {
     "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
     # What was found stalled
     "mender": Key("mender", "string", "`process|until` (ms) of the one that looks"),
+    "begun": Key("begun:{process}", "set", "messages of jobs that a worker process has begun", "1 day"),
     "suspects": Key(
         "suspects", "hash", "`run|user` → how often a job that may kill its process was begun", "7 days"
     ),

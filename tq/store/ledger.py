@@ -120,7 +120,7 @@ class Ledger:
         arguments: list[Argument] = []
         for envelope in envelopes:
             arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
-            arguments += [int(envelope.is_suspect)]
+            arguments += [envelope.holder, envelope.message_id, int(envelope.is_suspect)]
         *answers, now = self._redis.script("begin", *arguments)
         present = from_ms(int(now))
         return [
@@ -138,7 +138,8 @@ class Ledger:
 
     def _finish_arguments(self, ending: End | Retry) -> list[Argument]:
         envelope = ending.envelope
-        who: list[Argument] = [envelope.run_id, envelope.user_id, envelope.task_id, envelope.attempt]
+        who: list[Argument] = [envelope.holder, envelope.message_id]
+        who += [envelope.run_id, envelope.user_id, envelope.task_id, envelope.attempt]
         match ending:
             case End(_, result):
                 full = result.to_json() if result.status is JobStatus.FAILED else ""

@@ -1,6 +1,7 @@
 -- begin: whether an attempt may be made now.
--- ARGV: now, then per attempt five texts: run, user, number of the attempt, share, 1 if the job is
---       suspected of having killed the process that had it before
+-- ARGV: now, then per attempt seven texts: run, user, number of the attempt, share, the process that works
+--       it ('' if nobody has to know), its message, 1 if the job is suspected of having killed the process
+--       that had it before
 -- Returns per attempt its verdict and the deadline (ms):
 --   go          make it
 --   ended       the job has ended, or never was: drop the message
@@ -8,11 +9,12 @@
 --   cancelled   its run was cancelled
 --   expired     its deadline is past
 --   crashed     it was begun too often without an end: it kills whoever works it
--- A suspect is counted here, before its call; the count goes when an end or a retry is recorded.
+-- What a process has begun is noted until an end or a retry is recorded: if it dies, one of those did it.
+-- A suspect is counted, too, before its call.
 -- include: now
-local MOST_DEATHS, SUSPECTED_S = 3, 7 * 24 * 3600
+local MOST_DEATHS, SUSPECTED_S, BEGUN_S = 3, 7 * 24 * 3600, 24 * 3600
 local answers = {}
-for i = 2, #ARGV, 5 do
+for i = 2, #ARGV, 7 do
   local run, user, attempt, share = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local state = redis.call('HGET', K.open(run), user)
   local deadline = tonumber(redis.call('HGET', K.shares(run), share .. ':deadline') or '0')
@@ -22,7 +24,12 @@ for i = 2, #ARGV, 5 do
   elseif redis.call('HEXISTS', K.run(run), 'cancelled_at') == 1 then verdict = 'cancelled'
   elseif now > deadline then verdict = 'expired'
   else verdict = 'go' end
-  if verdict == 'go' and ARGV[i + 4] == '1' then
+  local holder, message = ARGV[i + 4], ARGV[i + 5]
+  if verdict == 'go' and holder ~= '' then
+    redis.call('SADD', K.begun(holder), message)
+    redis.call('EXPIRE', K.begun(holder), BEGUN_S)
+  end
+  if verdict == 'go' and ARGV[i + 6] == '1' then
     if redis.call('HINCRBY', K.suspects(), run .. '|' .. user, 1) > MOST_DEATHS then verdict = 'crashed' end
     redis.call('EXPIRE', K.suspects(), SUSPECTED_S)
   end

@@ -12,6 +12,7 @@ for i = 3, #ARGV, 7 do
   local run, user, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local queue, id = ARGV[i + 4], ARGV[i + 5]
   local body = take_back(ARGV[2], queue, id, ARGV[i + 6])
+  redis.call('SREM', K.begun(ARGV[2]), id)
   local state = body and redis.call('HGET', K.open(run), user)
   if state and string.match(state, '^%d+') == attempt then
     local entry = 'p|' .. run .. '|' .. user
