@@ -1,25 +1,31 @@
 -- recover: show that the caller lives, and put back into their queues what dead processes had fetched
 -- and not acknowledged.
 -- Who lives is noted by Redis' own time, in a set of ours: Dramatiq's heartbeats are by the clients'
--- clocks, and stop while a process has all that it may fetch. A process that never came this far is
--- dead when even Dramatiq has not heard of it for four times the limit.
+-- clocks, and stop while a process has all that it may fetch. A process that has fetched and is not in
+-- that set, because it died before it came this far or Redis forgot that it did, is noticed, and has
+-- as long from then on.
 -- One of the jobs that a dead process had begun may have killed it. Those become suspects: they wait in a
 -- queue of their own, from which each is worked alone.
--- KEYS[1] the broker's namespace   KEYS[2] how the set begins of what a process has begun   ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3] the suspects'
--- queue   ARGV[4] how many of the queues that follow hold jobs   ARGV[5..] the queues, those first
+-- KEYS[1] the broker's namespace   KEYS[2] how the set begins of what a process has begun
+-- ARGV[1] the caller   ARGV[2] the limit, ms   ARGV[3] the suspects' queue   ARGV[4] how many of the queues
+-- that follow hold jobs   ARGV[5..] the queues, those first
 -- Returns how many messages were put back, 1 if the caller had been taken for dead, and the server's run id.
 local ns = KEYS[1]
-local heartbeats, alive = ns .. ':__heartbeats__', ns .. ':alive'
+local heartbeats, alive, noticed = ns .. ':__heartbeats__', ns .. ':alive', ns .. ':noticed'
 local limit = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local is_known = redis.call('ZSCORE', alive, ARGV[1])
 redis.call('ZADD', alive, now, ARGV[1])
+redis.call('ZREM', noticed, ARGV[1])
 
-local function is_dead(process, heard)
+local function is_dead(process)
   local seen = redis.call('ZSCORE', alive, process)
-  if seen then return tonumber(seen) < now - limit end
-  return tonumber(heard) < now - 4 * limit
+  if not seen then
+    redis.call('ZADD', noticed, 'NX', now, process)
+    seen = redis.call('ZSCORE', noticed, process)
+  end
+  return tonumber(seen) < now - limit
 end
 
 local suspects, job_queues = ns .. ':' .. ARGV[3], tonumber(ARGV[4])
@@ -42,10 +48,8 @@ local function put_back(queue, id, is_suspect)
 end
 
 local recovered = 0
-local known = redis.call('ZRANGE', heartbeats, 0, -1, 'WITHSCORES')
-for k = 1, #known, 2 do
-  local process = known[k]
-  if is_dead(process, known[k + 1]) then
+for _, process in ipairs(redis.call('ZRANGE', heartbeats, 0, -1)) do
+  if is_dead(process) then
     local begun = KEYS[2] .. process
     for i = 5, #ARGV do
       local acks, queue = ns .. ':__acks__.' .. process .. '.' .. ARGV[i], ns .. ':' .. ARGV[i]
@@ -58,6 +62,7 @@ for k = 1, #known, 2 do
     redis.call('DEL', begun)
     redis.call('ZREM', heartbeats, process)
     redis.call('ZREM', alive, process)
+    redis.call('ZREM', noticed, process)
   end
 end
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')

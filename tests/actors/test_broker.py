@@ -196,6 +196,38 @@ def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
     assert broker.client.zscore(alive, dead.broker_id) is None
 
 
+def test_a_process_that_has_fetched_and_never_shown_itself_has_as_long_from_when_it_is_noticed(
+    broker: Broker, settings: Settings, store: Store
+) -> None:
+    enqueue(broker, settings, "ada")
+    silent = Broker(settings, [], store.agenda)
+    next(consume(silent, prefetch=1))
+    noticed = f"{broker.namespace}:noticed"
+
+    at_once = broker.recover()
+    again = broker.recover()
+    broker.client.zincrby(noticed, -DEAD_AFTER_MS - 1000, silent.broker_id)
+    in_the_end = broker.recover()
+
+    assert (at_once, again, in_the_end) == (0, 0, 1)
+    assert broker.client.zcard(noticed) == 0
+
+
+def test_who_is_noticed_by_others_is_told_all_the_same_that_it_was_taken_for_dead(
+    broker: Broker, settings: Settings, store: Store
+) -> None:
+    enqueue(broker, settings, "ada")
+    taken = Broker(settings, [], store.agenda)
+    taken.recover()
+    broker.client.zrem(f"{broker.namespace}:alive", taken.broker_id)
+    next(consume(taken, prefetch=1))
+    broker.recover()
+
+    taken.recover()
+
+    assert taken.generation == 1
+
+
 def test_a_live_process_is_not_taken_for_dead_whatever_its_clock_says(
     broker: Broker, settings: Settings, store: Store
 ) -> None:
