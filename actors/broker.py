@@ -56,6 +56,7 @@ class Broker(RedisBroker):
         self._begun = Keys(settings.namespace)("begun", "")
         self._consumers: dict[str, Consumer] = {}
         self._server: bytes | None = None
+        self._is_outdated = False
         self.generation = 0  # rises when all that was fetched has become somebody else's
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
 
@@ -102,18 +103,30 @@ class Broker(RedisBroker):
         Raises:
             redis.RedisError: if Redis did not do it.
         """
-        jobs, others = sorted(self.queues & JOB_QUEUES), sorted(self.queues - JOB_QUEUES)
-        arguments = [self.broker_id, DEAD_AFTER_MS, SUSPECTS, len(jobs), *jobs, *others]
-        recovered, is_new, server = self._recover(keys=[self.namespace, self._begun], args=arguments)
+        recovered, is_new, server = self._show(self.broker_id)
         if self._server and (is_new or server != self._server):
             logger.warning(
                 "process was taken for dead, or Redis started anew; what it had fetched is dropped"
             )
-            # Whatever is noted under the old identity comes back like a dead process'.
-            self.broker_id = str(uuid.uuid4())
-            self.generation += 1
+            self._is_outdated = True
         self._server = server
-        return int(recovered)
+        if self._is_outdated:
+            # Whatever is noted under the old identity comes back like a dead process'. The new one is
+            # known to live before anything is fetched under it.
+            name = str(uuid.uuid4())
+            recovered += self._show(name)[0]
+            self.broker_id = name
+            self.generation += 1
+            self._is_outdated = False
+        return recovered
+
+    def _show(self, name: str) -> tuple[int, bool, bytes]:
+        """Shows that a process of this name lives; how many messages of dead ones were put back, whether
+        nobody knew that it lives, and which server this is."""
+        jobs, others = sorted(self.queues & JOB_QUEUES), sorted(self.queues - JOB_QUEUES)
+        arguments = [name, DEAD_AFTER_MS, SUSPECTS, len(jobs), *jobs, *others]
+        recovered, is_new, server = self._recover(keys=[self.namespace, self._begun], args=arguments)
+        return int(recovered), bool(is_new), bytes(server)
 
     def forget(self, messages: Sequence[MessageProxy]) -> None:
         """Lets go of these messages, and of all that was fetched and not handed out yet.

@@ -255,6 +255,7 @@ def test_a_process_that_was_taken_for_dead_drops_what_it_had_fetched_and_goes_on
 
     taken.recover()
     taken.forget([in_hand])
+    taken.recover()
 
     assert taken.generation == 1
     assert taken.broker_id != name

@@ -97,8 +97,8 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "recovery switched off": (
         Edit(
             "actors/broker.py",
-            "        jobs, others = sorted(self.queues & JOB_QUEUES)",
-            "        return 0\n        jobs, others = sorted(self.queues & JOB_QUEUES)",
+            "        recovered, is_new, server = self._show(self.broker_id)\n",
+            "        return 0\n        recovered, is_new, server = self._show(self.broker_id)\n",
         ),
     ),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.conftest import Begin
-from tq.errors import InvalidInput, TaskNotFound
+from tq.errors import InvalidInput, NotNow, TaskNotFound
 from tq.models import (
     Envelope,
     ErrorDetail,
@@ -435,3 +435,26 @@ def test_a_cohort_that_is_done_is_not_held_up_by_another_ones_retries(begin: Beg
     journey.until("2026-11-24T12:01")
 
     assert [job.scheduled_at.hour for job in executor.jobs if job.user_id == "ada"] == [9, 10, 11, 12]
+
+
+def test_a_suspect_for_whose_call_there_is_no_slot_is_not_blamed(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute_step, "SLOT_WAIT_S", 0.01)
+    journey = begin(make_task(window=0), at="2026-11-24T09:30")
+    journey.enable("ada", "email_digest")
+    run = start_run(journey.runtime, TaskId("email_digest"))
+    distribute.distribute(journey.runtime, run.id)
+    envelope = make_envelope("ada", run_id=run.id, definition=run.definition, scheduled_at=run.nominal_at)
+    envelope.is_suspect = True
+    limiter = journey.runtime.limiter
+    journey.runtime.store.orders.pause("*", reason="a test")
+    limiter.start(threads=1)
+
+    for _ in range(4):
+        with pytest.raises(NotNow):
+            execute_step.execute(journey.runtime, envelope)
+    limiter.stop()
+    execute_step.execute(journey.runtime, envelope)
+
+    assert journey.run(run.id).counts.success == 1

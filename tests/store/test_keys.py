@@ -96,7 +96,7 @@ def live_a_whole_life(store: Store) -> None:
     distribute(store, run_id)
     bob, cyd, dan = jobs_sent(store)
     dan.holder, dan.is_suspect = "worker:1", True
-    store.ledger.begin([dan])
+    store.ledger.begin([dan], counts_suspects=True)
     store.ledger.finish([end_of(bob, JobStatus.FAILED), Retry(cyd, HOUR, 1, Priority.NORMAL)])
     asked = RunId("email_digest~m1")
     store.planning.ask_for(asked, DIGEST, [UserId("bob")], keep=HOUR)

@@ -306,19 +306,19 @@ def test_a_suspect_may_be_begun_three_times_and_then_has_crashed(store: Store) -
     ada, bob = jobs_sent(store)
     store.ledger.begin([ada])
 
-    verdicts = [store.ledger.begin([suspect(ada)])[0].verdict for _ in range(4)]
+    verdicts = [store.ledger.begin([suspect(ada)], counts_suspects=True)[0].verdict for _ in range(4)]
 
     assert verdicts == [Verdict.GO, Verdict.GO, Verdict.GO, Verdict.CRASHED]
-    assert store.ledger.begin([suspect(bob)])[0].verdict is Verdict.GO
+    assert store.ledger.begin([suspect(bob)], counts_suspects=True)[0].verdict is Verdict.GO
 
 
 def test_who_has_come_to_an_end_or_to_a_retry_is_no_suspect_any_more(store: Store) -> None:
     job = one_job(store)
     for _ in range(3):
-        store.ledger.begin([suspect(job)])
+        store.ledger.begin([suspect(job)], counts_suspects=True)
     store.ledger.finish([again(job)])
 
-    verdict = store.ledger.begin([suspect(job.next_attempt(spent=1))])[0].verdict
+    verdict = store.ledger.begin([suspect(job.next_attempt(spent=1))], counts_suspects=True)[0].verdict
 
     assert verdict is Verdict.GO
     assert store.connection.call("HVALS", store.keys("suspects")) == ["1"]
@@ -329,7 +329,7 @@ def test_a_suspect_that_may_not_begin_is_not_counted(store: Store) -> None:
     frozen(store).advance(2 * HOUR)
 
     for _ in range(5):
-        assert store.ledger.begin([suspect(job)])[0].verdict is Verdict.EXPIRED
+        assert store.ledger.begin([suspect(job)], counts_suspects=True)[0].verdict is Verdict.EXPIRED
 
     assert store.connection.call("EXISTS", store.keys("suspects")) == 0
 

@@ -36,6 +36,7 @@ FREE_CALLS = 3  # times as many as it may spend
 # A slot that has lapsed is usually followed by another; a thread waits no longer for it.
 SLOT_WAIT_S = 1.0
 FRESH_FOR = timedelta(seconds=0.5)
+ASK_LATER = timedelta(seconds=1)
 MOST_QUESTIONS = 3
 GONE_REASON = "the endpoint answered 410 Gone"
 
@@ -50,7 +51,7 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             go back to its queue.
         NotNow: if the limiter's slot for the call has lapsed while Redis was asked, and there is no other.
     """
-    permission = _ask(runtime, envelope)
+    permission = _permission(runtime, envelope)
     match permission.verdict:
         case Verdict.ENDED | Verdict.SUPERSEDED:
             logger.debug("repeated message dropped", verdict=permission.verdict.value)
@@ -78,24 +79,33 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
     _log(ending, recorded=recorded)
 
 
-def _ask(runtime: Runtime, envelope: Envelope) -> Permission:
+def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     """Whether the attempt may be made, as the ledger says just before the call, with a slot for it.
 
-    Another process may have the same job. What the ledger said before a wait, for the slot or for the
-    answer itself, is asked again after it, a few times at most: a Redis that is always slow must not stop everything.
+    Another process may have the same job. So what the ledger said before a wait for the slot is asked
+    again after it. A Redis that is slow itself is asked a few times only, or nothing would ever be called.
     """
     for _ in range(MOST_QUESTIONS):
         asked = Stopwatch()
-        permission = _until_stored(runtime, lambda: runtime.store.ledger.begin([envelope])[0])
+        permission = _ask(runtime, envelope)
+        answered_in = asked.elapsed
         if permission.verdict is not Verdict.GO:
-            break
-        envelope.is_suspect = False  # this delivery of it is counted
+            return permission
         wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
         if wait_s > 0:
             raise NotNow(timedelta(seconds=wait_s))
         if asked.elapsed <= FRESH_FOR:
             break
-    return permission
+    else:
+        if answered_in <= FRESH_FOR:
+            raise NotNow(ASK_LATER)
+    # Counted when nothing can keep it from its call any more.
+    return _ask(runtime, envelope, counts=True) if envelope.is_suspect else permission
+
+
+def _ask(runtime: Runtime, envelope: Envelope, *, counts: bool = False) -> Permission:
+    ledger = runtime.store.ledger
+    return _until_stored(runtime, lambda: ledger.begin([envelope], counts_suspects=counts)[0])
 
 
 def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tuple[End | Retry, bool]:

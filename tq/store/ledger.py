@@ -115,12 +115,12 @@ class Ledger:
         else:
             self._redis.call("HSET", key, "waits_for", wait.value)
 
-    def begin(self, envelopes: Sequence[Envelope]) -> list[Permission]:
-        """Whether these attempts may be made now; a suspect's is counted."""
+    def begin(self, envelopes: Sequence[Envelope], *, counts_suspects: bool = False) -> list[Permission]:
+        """Whether these attempts may be made now; the calls of suspects that follow at once are counted."""
         arguments: list[Argument] = []
         for envelope in envelopes:
             arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
-            arguments += [envelope.holder, envelope.message_id, int(envelope.is_suspect)]
+            arguments += [envelope.holder, envelope.message_id, int(counts_suspects and envelope.is_suspect)]
         *answers, now = self._redis.script("begin", *arguments)
         present = from_ms(int(now))
         return [

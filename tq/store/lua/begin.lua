@@ -1,7 +1,7 @@
 -- begin: whether an attempt may be made now.
 -- ARGV: now, then per attempt seven texts: run, user, number of the attempt, share, the process that works
 --       it ('' if nobody has to know), its message, 1 if the job is suspected of having killed the process
---       that had it before
+--       that had it before, and its call follows
 -- Returns per attempt its verdict and the deadline (ms):
 --   go          make it
 --   ended       the job has ended, or never was: drop the message
@@ -10,7 +10,7 @@
 --   expired     its deadline is past
 --   crashed     it was begun too often without an end: it kills whoever works it
 -- What a process has begun is noted until an end or a retry is recorded: if it dies, one of those did it.
--- A suspect is counted, too, before its call.
+-- A suspect is counted, too, just before its call.
 -- include: now
 local MOST_DEATHS, SUSPECTED_S, BEGUN_S = 3, 7 * 24 * 3600, 24 * 3600
 local answers = {}
