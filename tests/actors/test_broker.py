@@ -263,6 +263,18 @@ def test_a_process_that_was_taken_for_dead_drops_what_it_had_fetched_and_goes_on
     assert broker.client.smembers(f"{broker.namespace}:__acks__.{name}.{QUEUE}") == set()
 
 
+def test_who_goes_on_under_another_name_keeps_it(broker: Broker) -> None:
+    broker.recover()
+    broker.client.zrem(f"{broker.namespace}:alive", broker.broker_id)
+    broker.recover()
+    name = broker.broker_id
+
+    broker.recover()
+    broker.recover()
+
+    assert (broker.broker_id, broker.generation) == (name, 1)
+
+
 def test_a_process_drops_what_it_had_fetched_when_redis_has_started_anew(
     tmp_path: Path, settings: Settings, store: Store
 ) -> None:
