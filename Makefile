@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
+# Tests that run whole systems need the machine for themselves.
+WHOLE_SYSTEMS := tests/end_to_end tests/chaos
 ROUNDS ?= 1
 SEED ?= 1
 JOBS ?= 20000
@@ -31,7 +33,12 @@ dev: $(INSTALLED) ## the whole system on this machine; options: make dev ARGS="-
 	@$(BIN)/tq dev $(ARGS)
 
 test: $(INSTALLED) ## all tests; options: make test ARGS="-k schedule"
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(WHOLE_SYSTEMS))
+	@$(BIN)/pytest $(WHOLE_SYSTEMS)
+else
 	@$(BIN)/pytest $(ARGS)
+endif
 
 chaos: $(INSTALLED) ## real processes, everything breaks, nobody may be missed: make chaos ROUNDS=50 SEED=1 JOBS=20000
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --jobs $(JOBS) $(ARGS)
