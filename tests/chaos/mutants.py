@@ -34,7 +34,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         Edit(
             "tq/store/ledger.py",
             '        answer = self._redis.script("fan_out", *arguments)\n',
-            "        moving = [*arguments[:4], 0, arguments[5], 0, arguments[7]]\n"
+            "        moving = [*arguments[:4], 0, arguments[5], 0, *arguments[7:10]]\n"
             '        if self._redis.script("fan_out", *moving) in ("moved", "stopped"):\n'
             "            return None\n"
             f"        {PAUSE}\n"

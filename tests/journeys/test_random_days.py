@@ -1,16 +1,18 @@
 """Two days in which anything may happen: whatever it is, everybody is accounted for and nobody is called twice.
 
-The clocks go back in Berlin and forward on Lord Howe; users come, go and move; tasks are edited; calls
-fail; now and then everything is down for a while.
+The clocks go back in Berlin and forward on Lord Howe; users come, go, move and are paused; tasks are
+edited; calls fail; now and then everything is down for a while.
 """
 
 import random
 from collections import defaultdict
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import pytest
 
 from tests.journeys.conftest import Begin
+from tq.errors import UserNotFound
 from tq.models import ErrorDetail, ExecutionResult, Interval, Job, Outcome, RunStatus, UserId, Window
 from tq.schedule import occurrences
 from tq.testing import FakeExecutor, Journey, make_task, utc
@@ -51,7 +53,8 @@ def something_happens(journey: Journey, chance: random.Random) -> Outage | None:
     """One change, or an outage, which is returned."""
     user, task = f"restless-{chance.randrange(10)}", chance.choice(("night", "hour"))
     match chance.choices(
-        ("enable", "disable", "move", "interval", "edit", "forget", "outage"), weights=(6, 4, 3, 3, 1, 1, 1)
+        ("enable", "disable", "move", "interval", "pause", "resume", "edit", "forget", "outage"),
+        weights=(6, 4, 3, 3, 3, 3, 1, 1, 1),
     )[0]:
         case "enable":
             journey.enable(user, task, timezone=chance.choice(ZONES))
@@ -61,6 +64,12 @@ def something_happens(journey: Journey, chance: random.Random) -> Outage | None:
             journey.relocate(user, chance.choice(ZONES))
         case "interval":
             journey.enable(user, task, interval=chance.choice(INTERVALS))
+        case "pause":
+            until = chance.choice((None, journey.clock.now() + timedelta(minutes=chance.randint(5, 200))))
+            with suppress(UserNotFound):
+                journey.runtime.store.user_pauses.pause(UserId(user), until=until)
+        case "resume":
+            journey.runtime.store.user_pauses.resume(UserId(user))
         case "edit":
             journey.edit([NIGHT, HOUR.model_copy(update={"window": Window.parse(chance.choice(WINDOWS))})])
         case "forget":

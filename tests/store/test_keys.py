@@ -92,6 +92,7 @@ def live_a_whole_life(store: Store) -> None:
     publish(store, 2, UTC_TEN)
     enable(store, ["ada"], parameters={"a": 1})
     enable(store, ["ada"], timezone="Asia/Tokyo", interval=Interval.hourly())
+    store.user_pauses.pause(UserId("ada"))
     run_id = running(store, ["bob", "cyd", "dan"])
     distribute(store, run_id)
     bob, cyd, dan = jobs_sent(store)

@@ -583,6 +583,8 @@ class Deliveries(RuleBasedStateMachine):
         self.done = [False, False]
         self.attempts: dict[str, int] = {}
         self.counted = Counter[str]()
+        self.known = set(self.users)
+        self.paused: dict[tuple[str, TaskId | None], datetime | None] = {}
 
     def teardown(self) -> None:
         self._open.close()
@@ -593,6 +595,10 @@ class Deliveries(RuleBasedStateMachine):
         enable(self.store, self.users[1::2], interval=OWN)
         claim(self.store, share_of(), share_of(OWN_COHORT))
         [self.run_id] = self.store.runs.active(DIGEST)
+
+    def is_paused(self, user: str) -> bool:
+        ends = [self.paused.get((user, task), NOW) for task in (None, DIGEST)]
+        return any(end is None or end > self.store.clock.now() for end in ends)
 
     @property
     def has_ended(self) -> bool:
@@ -605,10 +611,12 @@ class Deliveries(RuleBasedStateMachine):
         if self.done[share]:
             assert added is None
             return
-        new = [job.user_id for job in step.jobs if job.user_id not in self.attempts]
+        paused = [job.user_id for job in step.jobs if self.is_paused(job.user_id)]
+        new = [job.user_id for job in step.jobs if job.user_id not in paused]
         assert added == len(new)
         self.attempts |= dict.fromkeys(new, 1)
-        self.counted["expected"] += len(new)
+        self.counted["expected"] += len(new) + len(paused)
+        self.counted["skipped"] += len(paused)
         self.done[share] = step.done
         self.steps.append(step)
 
@@ -647,10 +655,30 @@ class Deliveries(RuleBasedStateMachine):
     def switch_off(self, user: str, forget: bool) -> None:
         if forget:
             self.store.preferences.forget(UserId(user))
+            self.known.discard(user)
+            self.paused = {scope: end for scope, end in self.paused.items() if scope[0] != user}
         else:
             self.store.preferences.apply([Disable(UserId(user), DIGEST)])
         if self.attempts.pop(user, None):
             self.counted["skipped"] += 1
+
+    @precondition(lambda self: bool(self.known))
+    @rule(data=st.data(), whole=st.booleans(), seconds=st.none() | st.integers(1, 80))
+    def pause(self, data: st.DataObject, whole: bool, seconds: int | None) -> None:
+        user = data.draw(st.sampled_from(sorted(self.known)))
+        task = None if whole else DIGEST
+        until = None if seconds is None else self.store.clock.now() + timedelta(seconds=seconds)
+        self.store.user_pauses.pause(UserId(user), task, until=until)
+        self.paused[user, task] = until
+        if self.attempts.pop(user, None):
+            self.counted["skipped"] += 1
+
+    @rule(user=st.sampled_from(users), whole=st.booleans())
+    def resume(self, user: str, whole: bool) -> None:
+        task = None if whole else DIGEST
+        end = self.paused.pop((user, task), NOW)
+        lasted = end is None or end > self.store.clock.now()
+        assert self.store.user_pauses.resume(UserId(user), task) == lasted
 
     @precondition(lambda self: bool(jobs_sent(self.store)))
     @rule(data=st.data(), seconds=st.integers(0, 80))

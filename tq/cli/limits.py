@@ -1,18 +1,15 @@
 """`tq limits`, `tq tasks limit|pause|resume`: how fast calls are made, why, and what operators order about it."""
 
-import getpass
-import os
-import socket
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tq.cli.app import app, open_runtime
-from tq.cli.arguments import duration_of, instant_of, rate_of, reason_of, task_id_of
+from tq.cli.arguments import rate_of, task_id_of
+from tq.cli.orders import PauseLength, PauseReason, PauseUntil, operator, pause_written
 from tq.cli.output import AsJson, print_json, print_table, say, shown
 from tq.cli.tasks import TaskArgument, limit_shown, pause_document, rate_document, tasks
 from tq.errors import InvalidDefinition, InvalidInput, TaskNotFound
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from tq.store.limits import Standing
     from tq.store.orders import Pause, RateOrder
 
-SHORTEST_PAUSE = timedelta(seconds=1)
 ALL_TASKS = "all tasks"  # for people; it has a blank, so no task can be called so
 
 Pin = Annotated[
@@ -176,31 +172,17 @@ def limit_task(
 def pause_tasks(
     task_id: TaskOrNone = None,
     everything: All = False,
-    reason: Annotated[str, typer.Option(help="Why, for whoever looks.")] = "",
-    until: Annotated[
-        str | None, typer.Option(help="When it ends by itself: RFC 3339, in UTC where it names no zone.")
-    ] = None,
-    length: Annotated[
-        str | None,
-        typer.Option("--for", metavar="DURATION", help="After how long it ends by itself: 30m, 2h."),
-    ] = None,
+    reason: PauseReason = "",
+    until: PauseUntil = None,
+    length: PauseLength = None,
     as_json: AsJson = False,
 ) -> None:
     """Begin no more calls of a task, or of all: what falls due meanwhile is skipped, and runs wait."""
-    if until is not None and length is not None:
-        raise InvalidInput("a pause ends --until an instant, or has lasted --for a time; say one of the two")
-    end = None if until is None else instant_of("--until", until)
-    lasts = None if length is None else duration_of("--for", length, least=SHORTEST_PAUSE)
-    reason = reason_of(" ".join(reason.split()))
+    written = pause_written(reason, until, length)
     with closing(open_runtime()) as runtime:
         scope = _task_or_all(runtime, task_id, everything)
         orders = runtime.store.orders
-        orders.pause(
-            scope.id,
-            reason=reason,
-            by=_operator(),
-            until=end if lasts is None else runtime.store.now() + lasts,
-        )
+        orders.pause(scope.id, reason=written.reason, by=operator(), until=written.until(runtime.store))
         pause = orders.pauses().get(scope.id)
     if as_json:
         print_json({"scope": scope.id, "paused": pause_document(pause)})
@@ -238,7 +220,7 @@ def _order_rate(
     if rate is None:
         changed = orders.reset_rate(scope.id)
     else:
-        orders.set_rate(scope.id, rate_of(option, rate), pinned=pin, by=_operator())
+        orders.set_rate(scope.id, rate_of(option, rate), pinned=pin, by=operator())
     row = _rows(runtime, [])[0] if scope.id == EVERY_TASK else _rows(runtime, [scope])[1]
     if as_json:
         print_json(row.document)
@@ -265,15 +247,6 @@ def _meaning(order: "RateOrder", limit: Limit) -> str:
 
 def _order_shown(order: "RateOrder") -> str:
     return f"{format_rate(order.rate)}{' pinned' if order.pinned else ''} by {order.by}"
-
-
-def _operator() -> str:
-    """Who gives an order, as far as the machine knows: `ada@ops-1`."""
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in many containers
-        login = str(os.getuid())
-    return f"{login}@{socket.gethostname()}"
 
 
 def _everything(runtime: "Runtime") -> _Scope:

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import closing
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,15 +16,24 @@ from tq.cli.arguments import (
     user_id_of,
     zone_of,
 )
+from tq.cli.orders import PauseLength, PauseReason, PauseUntil, operator, pause_written
 from tq.cli.output import AsJson, note, print_json, print_table, say, shown
+from tq.cli.tasks import pause_document
 from tq.errors import InvalidInput, TaskQueueError
-from tq.models import TaskId, TaskSettings, UserPreference
+from tq.models import TaskId, TaskSettings, UserId, UserPreference
+
+if TYPE_CHECKING:
+    from tq.runtime import Runtime
+    from tq.store.user_pauses import PausesOfUser
 
 users = typer.Typer(help="Users: what they have enabled, in which time zone, and how.", no_args_is_help=True)
 app.add_typer(users, name="users")
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The id of a user.")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The id of a task type.")]
+TaskOrNone = Annotated[
+    str | None, typer.Argument(metavar="TASK", help="One task of the user; left out for all of them.")
+]
 FileFormat = Annotated[
     Literal["ndjson", "csv"] | None,
     typer.Option("--format", help="One JSON object per line, or CSV; else as the file looks."),
@@ -78,31 +87,77 @@ def disable_task(
 
     change = Disable(user_id_of(user), task_id_of(task), reason_of(reason))
     with closing(open_runtime()) as runtime:
-        if change.task_id not in runtime.store.preferences.get(change.user_id).tasks:
-            runtime.registry.current.get(change.task_id)
+        _check_known(runtime, change.user_id, change.task_id)
         changed = runtime.store.preferences.apply([change])
         preference = runtime.store.preferences.get(change.user_id)
     _print_setting(preference, change.task_id, changed=bool(changed), as_json=as_json)
 
 
+@users.command("pause")
+def pause_user(
+    user: UserArgument,
+    task: TaskOrNone = None,
+    reason: PauseReason = "",
+    until: PauseUntil = None,
+    length: PauseLength = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin no more calls for a user, or of one task of a user: what comes to them meanwhile is skipped."""
+    user_id, task_id = user_id_of(user), None if task is None else task_id_of(task)
+    written = pause_written(reason, until, length)
+    with closing(open_runtime()) as runtime:
+        _check_known(runtime, user_id, task_id)
+        pauses = runtime.store.user_pauses
+        pauses.pause(
+            user_id, task_id, reason=written.reason, by=operator(), until=written.until(runtime.store)
+        )
+        found = pauses.of(user_id)
+    pause = found.everything if task_id is None else found.tasks.get(task_id)
+    if as_json:
+        print_json({"user_id": user_id, "task_id": task_id, "paused": pause_document(pause)})
+    else:
+        say(f"{_named(user_id, task_id)}: {pause}")
+
+
+@users.command("resume")
+def resume_user(user: UserArgument, task: TaskOrNone = None, as_json: AsJson = False) -> None:
+    """End a user's pause, or that of one task of a user; what was skipped is not made up for."""
+    user_id, task_id = user_id_of(user), None if task is None else task_id_of(task)
+    with closing(open_runtime()) as runtime:
+        _check_known(runtime, user_id, task_id)
+        resumed = runtime.store.user_pauses.resume(user_id, task_id)
+        left = runtime.store.user_pauses.of(user_id)
+    if as_json:
+        print_json({"user_id": user_id, "task_id": task_id, "resumed": resumed})
+        return
+    say(f"{_named(user_id, task_id)}: {'resumed' if resumed else 'not paused, and nothing was changed'}")
+    if left.everything is not None:
+        say(f"{user_id}: still {left.everything}; end that with tq users resume {user_id}")
+    for other, pause in left.tasks.items() if task_id is None else ():
+        say(f"{_named(user_id, other)}: still {pause}; end that with tq users resume {user_id} {other}")
+
+
 @users.command("show")
 def show_user(user: UserArgument, as_json: AsJson = False) -> None:
-    """Show a user's time zone, and every task that was ever enabled or disabled."""
+    """Show a user's time zone, every task that was ever enabled or disabled, and what is paused."""
     from tq.cli.transfer import as_written
 
     user_id = user_id_of(user)
     with closing(open_runtime()) as runtime:
         preference = runtime.store.preferences.get(user_id)
+        pauses = runtime.store.user_pauses.of(user_id)
     if as_json:
-        print_json(as_written(preference))
+        print_json(_with_pauses(as_written(preference), pauses))
         return
     say(f"{preference.user_id} lives in {preference.timezone}")
+    if pauses.everything is not None:
+        say(f"{preference.user_id}: {pauses.everything}")
     if preference.tasks:
         say("")
         print_table(
-            ("task", "enabled", "interval", "parameters", "reason"),
+            ("task", "enabled", "interval", "parameters", "reason", "paused"),
             [
-                (task_id, *_for_people(settings, preference.timezone))
+                (task_id, *_for_people(settings, preference.timezone), pauses.tasks.get(task_id))
                 for task_id, settings in preference.tasks.items()
             ],
         )
@@ -114,7 +169,7 @@ def delete_user(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a user and everything known of it: settings, results, failures."""
+    """Delete a user and everything known of it: settings, pauses, results, failures."""
     user_id = user_id_of(user)
     if not yes and not sys.stdin.isatty():
         raise InvalidInput("nobody can be asked here; say --yes to delete without a question")
@@ -168,7 +223,7 @@ def export_users(
         bool, typer.Option("--json", help="Print the count as JSON; on standard output, export NDJSON.")
     ] = False,
 ) -> None:
-    """Write every user's settings, in the form that tq users import reads."""
+    """Write every user's settings, in the form that tq users import reads; pauses are not among them."""
     from tq.cli.transfer import STANDARD, export_file
 
     if file == STANDARD and as_json and file_format == "csv":
@@ -182,6 +237,33 @@ def export_users(
         print_json({"users": exported})
     else:
         say(f"{shown(exported)} users exported to {file}")
+
+
+def _check_known(runtime: "Runtime", user_id: UserId, task_id: TaskId | None) -> None:
+    """Sees that there is such a user, and such a task: the user's, or one that is declared.
+
+    Raises:
+        UserNotFound, TaskNotFound: if not.
+    """
+    known = runtime.store.preferences.get(user_id).tasks
+    if task_id is not None and task_id not in known:
+        runtime.registry.current.get(task_id)
+
+
+def _named(user_id: UserId, task_id: TaskId | None) -> str:
+    return user_id if task_id is None else f"{task_id} of {user_id}"
+
+
+def _with_pauses(written: dict[str, Any], pauses: "PausesOfUser") -> dict[str, Any]:
+    """A user as written, where anything is paused with the pause."""
+    whole = {"paused": pause_document(pauses.everything)} if pauses.everything else {}
+    tasks = {
+        task_id: {**settings, "paused": pause_document(pauses.tasks[task_id])}
+        if task_id in pauses.tasks
+        else settings
+        for task_id, settings in written["tasks"].items()
+    }
+    return {**written, **whole, "tasks": tasks}
 
 
 def _agreed(question: str) -> bool:

@@ -43,6 +43,9 @@ TABLE = {
     "settings": Key(
         "settings:{task}", "hash", "user → own interval, parameters, reason; only where there are any"
     ),
+    "user_pauses": Key(
+        "user_pauses", "hash", "`user` or `user|task` → the pause that an operator ordered, as JSON"
+    ),
     "moved": Key("moved:{task}", "zset", "users who changed cohort, by when", "an entry 2 days"),
     "rezoned": Key("rezoned", "zset", "users who changed time zone, by when", "an entry 2 days"),
     # When what falls due

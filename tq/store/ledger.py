@@ -81,13 +81,14 @@ class Ledger:
         self._redis = connection
         self._keys = connection.keys
         self._transport = transport
-        self._retention = (result_history, int(result_ttl.total_seconds()), FAILURES_KEPT)
+        self._retention = (result_history, int(result_ttl.total_seconds()))
 
     def fan_out(self, run_id: RunId, step: Step, priority: Priority) -> int | None:
         """Puts jobs into queue, open set and ledger and moves the cursor, all in one.
 
-        Returns how many jobs were new, or None if the cursor was elsewhere or the run has been
-        stopped: then nothing was changed, and the caller has nothing more to do.
+        Members who are paused are skipped. Returns how many jobs were new, or None if the cursor was
+        elsewhere or the run has been stopped: then nothing was changed, and the caller has nothing
+        more to do.
         """
         arguments: list[Argument] = [
             *(
@@ -100,6 +101,7 @@ class Ledger:
                 step.passed_over,
             ),
             step.departures,
+            *self._retention,
         ]
         for envelope in step.jobs:
             message = self._transport.job_message(envelope, priority)
@@ -130,7 +132,7 @@ class Ledger:
 
     def finish(self, endings: Sequence[End | Retry]) -> list[bool]:
         """Records how attempts came out; False for those that another has recorded already."""
-        arguments: list[Argument] = [*self._retention]
+        arguments: list[Argument] = [*self._retention, FAILURES_KEPT]
         for ending in endings:
             arguments += self._finish_arguments(ending)
         *answers, _closed = self._redis.script("finish", *arguments)

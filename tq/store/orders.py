@@ -84,11 +84,8 @@ class Orders:
         Raises:
             InvalidInput: if the end is past by Redis' time, or the scope is none.
         """
-        order: dict[str, Any] = {"reason": reason, "by": by}
-        if until is not None:
-            order["until"] = to_ms(until)
-        if self._order("pause", scope, order) < 0 and until is not None:
-            raise InvalidInput(f"until: {iso(until)} is past; write an instant that is to come")
+        if self._order("pause", scope, pause_order(reason, by, until)) < 0 and until is not None:
+            raise end_is_past(until)
 
     def resume(self, scope: str) -> bool:
         """Ends a pause; False if there was none."""
@@ -97,7 +94,7 @@ class Orders:
     def in_force(self) -> InForce:
         """All orders."""
         rates, pauses = self._redis.script("orders")
-        return InForce(_read(rates, _rate_of), _read(pauses, _pause_of))
+        return InForce(_read(rates, _rate_of), _read(pauses, pause_of))
 
     def rates(self) -> Mapping[str, RateOrder]:
         """The rates that were ordered, by scope."""
@@ -115,6 +112,22 @@ class Orders:
         return int(self._redis.script("order", kind, scope, orjson.dumps(order) if order else ""))
 
 
+def pause_order(reason: str, by: str, until: datetime | None) -> dict[str, Any]:
+    """A pause as scripts are given it; they add since when it holds."""
+    return {"reason": reason, "by": by, **({"until": to_ms(until)} if until else {})}
+
+
+def pause_of(order: dict[str, Any]) -> Pause:
+    """The pause that a script has kept."""
+    until = order.get("until")
+    return Pause(order["reason"], order["by"], from_ms(order["since"]), from_ms(until) if until else None)
+
+
+def end_is_past(until: datetime) -> InvalidInput:
+    """The error of a pause that would be over already."""
+    return InvalidInput(f"until: {iso(until)} is past; write an instant that is to come")
+
+
 def _read(answer: list[str], order_of: Callable[[dict[str, Any]], T]) -> dict[str, T]:
     return {
         scope: order_of(orjson.loads(text)) for scope, text in zip(answer[::2], answer[1::2], strict=True)
@@ -123,8 +136,3 @@ def _read(answer: list[str], order_of: Callable[[dict[str, Any]], T]) -> dict[st
 
 def _rate_of(order: dict[str, Any]) -> RateOrder:
     return RateOrder(float(order["rate"]), order["pinned"], order["by"], from_ms(order["at"]))
-
-
-def _pause_of(order: dict[str, Any]) -> Pause:
-    until = order.get("until")
-    return Pause(order["reason"], order["by"], from_ms(order["since"]), from_ms(until) if until else None)

@@ -164,9 +164,7 @@ class Preferences:
         """
         found = self._find(user_id)
         if found is None:
-            raise UserNotFound(
-                f"user {user_id!r} has no task enabled or disabled; see tq users enable --help"
-            )
+            raise no_such_user(user_id)
         return found
 
     def _find(self, user_id: UserId) -> UserPreference | None:
@@ -227,6 +225,11 @@ class Preferences:
     def _has(task_id: TaskId, preference: UserPreference | None) -> bool:
         settings = preference.tasks.get(task_id) if preference else None
         return settings is not None and settings.enabled
+
+
+def no_such_user(user_id: UserId) -> UserNotFound:
+    """The error of asking for a user for whom nothing was ever set."""
+    return UserNotFound(f"user {user_id!r} has no task enabled or disabled; see tq users enable --help")
 
 
 def _arguments(change: Change) -> list[Argument]:

@@ -16,6 +16,7 @@ from tq.store.preferences import Preferences
 from tq.store.results import Results
 from tq.store.runs import Runs
 from tq.store.transport import Transport
+from tq.store.user_pauses import UserPauses
 
 
 class Store:
@@ -33,6 +34,7 @@ class Store:
         )
         history, ttl = settings.result_history, settings.result_ttl
         self.preferences = Preferences(self.connection, result_history=history, result_ttl=ttl)
+        self.user_pauses = UserPauses(self.connection, result_history=history, result_ttl=ttl)
         self.planning = Planning(self.connection)
         self.ledger = Ledger(self.connection, transport, result_history=history, result_ttl=ttl)
         self.runs = Runs(self.connection)

@@ -14,6 +14,7 @@
 -- include: places
 -- include: cohorts
 -- include: ledger
+-- include: skip
 local history, ttl_s = tonumber(ARGV[2]), tonumber(ARGV[3])
 local MOVES_KEPT_MS = 2 * 24 * 3600 * 1000 -- a run that was due before the move has ended by then
 
@@ -158,21 +159,6 @@ end
 
 -- Changes ------------------------------------------------------------------------------------
 
-local function end_open_jobs(task, user, reason, spared_run)
-  for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
-    local state = redis.call('HGET', K.open(run), user)
-    if state and run ~= spared_run then
-      close_job(run, user, state)
-      count(run, 'skipped', reason, 1)
-      local nominal = redis.call('HGET', K.run(run), 'nominal_at')
-      local calls = tonumber(string.match(state, '^(%d+)|')) - 1
-      add_result(task, user, '["' .. run .. '","skipped","' .. reason .. '",' .. nominal .. ',0,'
-        .. string.format('%d', now) .. ',0,' .. calls .. ',0]', history, ttl_s)
-      close_if_done(run, now)
-    end
-  end
-end
-
 -- What is claimed stays: who leaves the cohort of a scheduled run before being reached is listed with
 -- the run. Who came into that cohort after the run's nominal time has no part in it.
 local function stay_in_claimed_runs(task, cell, new_cell, user)
@@ -241,7 +227,7 @@ local function off(user, task, reason, spared_run)
   leave_cell(task, record.zone .. '|' .. settings[1], user)
   record.tasks[task] = write_settings(task, user, settings) and '/' or '-'
   write_user(user, record)
-  end_open_jobs(task, user, 'disabled', spared_run)
+  skip_open_jobs(task, user, 'disabled', spared_run, now, history, ttl_s)
   return 1
 end
 
@@ -278,8 +264,10 @@ local function forget(user)
     forget_in_runs(task, user)
     redis.call('DEL', K.results(task, user))
     redis.call('ZREM', K.moved(task), user)
+    redis.call('HDEL', K.user_pauses(), user .. '|' .. task)
   end
   redis.call('ZREM', K.rezoned(), user)
+  redis.call('HDEL', K.user_pauses(), user)
   delete_user(user)
   return 1
 end

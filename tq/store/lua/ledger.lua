@@ -38,6 +38,12 @@ local function count(run, status, reason, jobs)
   if reason ~= '' then redis.call('HINCRBY', K.run(run), status .. ':' .. reason, jobs) end
 end
 
+-- The result of a job that ends without another call, as pack_result in tq/store/results.py writes it.
+local function unmade(run, status, reason, nominal, calls, now)
+  return '["' .. run .. '","' .. status .. '","' .. reason .. '",' .. nominal .. ',0,'
+    .. string.format('%d', now) .. ',0,' .. calls .. ',0]'
+end
+
 local function add_result(task, user, result, history, ttl_s)
   local key = K.results(task, user)
   redis.call('LPUSH', key, result)

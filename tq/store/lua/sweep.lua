@@ -29,8 +29,7 @@ for i = 1, #page[2], 2 do
   if status and (waits or now > math.min(deadline, tonumber(cancelled_at or deadline)) + grace) then
     close_job(run, user, state)
     count(run, status, reason, 1)
-    add_result(task, user, '["' .. run .. '","' .. status .. '","' .. reason .. '",' .. nominal .. ',0,'
-      .. string.format('%d', now) .. ',0,' .. (tonumber(attempt) - 1) .. ',0]', history, ttl_s)
+    add_result(task, user, unmade(run, status, reason, nominal, tonumber(attempt) - 1, now), history, ttl_s)
     ended = ended + 1
   elseif not waits then
     table.insert(answer, user)
