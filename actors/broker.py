@@ -27,7 +27,7 @@ from loguru import logger
 
 from actors.encoding import TICK
 from actors.transport import broker_namespace
-from tq.errors import NotNow, StoreError
+from tq.errors import NotHeld, NotNow, StoreError
 from tq.models import SUSPECTS, Priority
 from tq.settings import Settings
 from tq.store import QueuedMessage
@@ -208,10 +208,15 @@ class Consumer(_RedisConsumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
-        """Acknowledges a message; or puts it off if it may not run now, or back if its record could not be stored."""
+        """Acknowledges a message; or puts it off if it may not run now, or back if its record could not be stored.
+
+        One that others have by now is theirs to acknowledge.
+        """
         delay = put_off_for(message)
         if delay is not None:
             self.broker.put_off([(message, delay)])
+        elif isinstance(message._exception, NotHeld):
+            self.let_go(message)
         elif isinstance(message._exception, StoreError):
             self._put_back(message)
         else:

@@ -3,7 +3,7 @@
 import dramatiq
 
 from actors.encoding import EXECUTE
-from tq.errors import NotNow
+from tq.errors import NotHeld, NotNow
 from tq.models import SUSPECTS, Envelope, Priority
 from tq.pipeline import execute
 from tq.runtime import Runtime
@@ -20,5 +20,5 @@ def declare_execute(broker: dramatiq.Broker, runtime: Runtime) -> None:
         execute(runtime, envelope)
 
     # Not declared with the actor: that option belongs to a middleware that is not here. It keeps a job
-    # that is put off from being logged as a failure.
-    _execute.options["throws"] = NotNow
+    # that is put off or let go from being logged as a failure.
+    _execute.options["throws"] = (NotHeld, NotNow)

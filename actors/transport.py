@@ -36,6 +36,11 @@ class DramatiqTransport:
             f"    or redis.call('HEXISTS', '{prefix}:{SUSPECTS}.msgs', id) == 1\n"
             f"end\n"
         )
+        self.holds_lua = (
+            f"local function holds(holder, queue, id)\n"
+            f"  return redis.call('SISMEMBER', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1\n"
+            f"end\n"
+        )
         # What Dramatiq's own `ack` does, but for the body, which it would throw away.
         self.take_back_lua = (
             f"local function take_back(holder, queue, id)\n"
@@ -65,6 +70,7 @@ class OutboxTransport(DramatiqTransport):
             f"local function enqueue(queue, id, body) redis.call('RPUSH', '{self.outbox}', body) end\n"
             f"local function queued(queue, id) return false end\n"
         )
+        self.holds_lua = "local function holds(holder, queue, id) return true end\n"
         self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
 
 

@@ -38,14 +38,14 @@ class Suspects(dramatiq.Middleware):
             self._passage.notify_all()
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
-        """Waits until the job may run beside what runs; marks by whom it is worked, and a suspect as one.
+        """Waits until the job may run beside what runs; marks who holds it, and a suspect as one.
 
         Raises:
             SkipMessage: if the worker ends meanwhile; the job goes back.
         """
         if not message.args or not isinstance(message.args[0], Envelope):
             return
-        message.args[0].holder = getattr(broker, "broker_id", "")
+        message.args[0].holder, message.args[0].queue = getattr(broker, "broker_id", ""), message.queue_name
         with self._passage:
             if message.queue_name == SUSPECTS:
                 message.args[0].is_suspect = True

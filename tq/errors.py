@@ -12,6 +12,7 @@ TaskQueueError
 │   ├── StoreUnavailable    it is not there, or not yet: trying again helps
 │   └── StoreRefused        it answered with an error: trying again does not help
 ├── ExecutorUnavailable     this process lacks what a task needs; another may have it
+├── NotHeld                 another process has the job by now
 └── NotNow                  the limiter has no slot for the call; the job goes back for a while
 
 An expected outcome (an endpoint that answers 503) is a value, never one of these.
@@ -66,6 +67,13 @@ class StoreRefused(StoreError):
 
 class ExecutorUnavailable(TaskQueueError):
     """This process lacks the executor, module or variable that a task asks for."""
+
+
+class NotHeld(TaskQueueError):
+    """The message of the job is not this process' any more; whoever has it carries the job out."""
+
+    def __init__(self) -> None:
+        super().__init__("another process has the job by now")
 
 
 class NotNow(TaskQueueError):

@@ -11,7 +11,7 @@ from actors.broker import DEAD_AFTER_MS, Broker, Consumer
 from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
 from tests.waiting import eventually
-from tq.errors import StoreUnavailable
+from tq.errors import NotHeld, StoreUnavailable
 from tq.models import SUSPECTS, Priority
 from tq.redis_server import RedisServer
 from tq.settings import Settings
@@ -171,6 +171,20 @@ def test_what_a_dead_process_had_begun_comes_back_as_suspect_and_whatever_else_i
     assert users_of(broker.consume(SUSPECTS, timeout=1)) == ["ada"]
     assert users_of(consume(broker)) == ["bob", "cyd"]
     assert broker.client.exists(store.keys("begun", dead.broker_id)) == 0
+
+
+def test_what_others_have_by_now_is_let_go_of_and_stays_as_it_is(broker: Broker, settings: Settings) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+    broker.client.srem(f"{broker.namespace}:__acks__.{broker.broker_id}.{QUEUE}", message.message_id)
+    broker.client.rpush(f"{broker.namespace}:{QUEUE}", message.message_id)
+    message.stuff_exception(NotHeld())
+
+    consumer.ack(message)
+
+    assert users_of(consumer) == ["ada"]
 
 
 def test_a_process_has_one_suspect_at_a_time(broker: Broker) -> None:

@@ -100,7 +100,7 @@ def fetch_one(consumer: Consumer) -> MessageProxy:
 
 def begin(broker: Broker, store: Store, message: MessageProxy) -> None:
     """The broker's process begins the message's job."""
-    message.args[0].holder = broker.broker_id
+    message.args[0].holder, message.args[0].queue = broker.broker_id, message.queue_name
     store.ledger.begin([message.args[0]])
 
 

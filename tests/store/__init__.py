@@ -67,6 +67,11 @@ class ListTransport:
             f"  return redis.call('SISMEMBER', '{namespace}.queued', queue .. '|' .. id) == 1\n"
             f"end\n"
         )
+        self.holds_lua = (
+            f"local function holds(holder, queue, id)\n"
+            f"  return redis.call('SISMEMBER', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1\n"
+            f"end\n"
+        )
         self.take_back_lua = (
             f"local function take_back(holder, queue, id, body)\n"
             f"  if holder == '' then return body end\n"
@@ -216,6 +221,13 @@ def have_queued(store: Store, message: QueuedMessage) -> None:
 def have_fetched(store: Store, holder: str, message: QueuedMessage) -> None:
     """Has a process hold a message that it has fetched."""
     store.connection.call("SADD", f"{store.keys.prefix[:-1]}.held", f"{holder}|{message.queue}|{message.id}")
+
+
+def hold(store: Store, holder: str, *jobs: Envelope) -> None:
+    """Has a process hold the messages of these jobs."""
+    for job in jobs:
+        job.holder, job.queue = holder, Priority.NORMAL.value
+        have_fetched(store, holder, QueuedMessage(job.queue, job.message_id, b""))
 
 
 def jobs_sent(store: Store) -> list[Envelope]:

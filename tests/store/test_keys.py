@@ -26,6 +26,7 @@ from . import (
     end_of,
     family_of,
     frozen,
+    hold,
     jobs_sent,
     keys_of,
     publish,
@@ -96,7 +97,8 @@ def live_a_whole_life(store: Store) -> None:
     run_id = running(store, ["bob", "cyd", "dan"])
     distribute(store, run_id)
     bob, cyd, dan = jobs_sent(store)
-    dan.holder, dan.is_suspect = "worker:1", True
+    hold(store, "worker:1", dan)
+    dan.is_suspect = True
     store.ledger.begin([dan], counts_suspects=True)
     store.ledger.finish([end_of(bob, JobStatus.FAILED), Retry(cyd, HOUR, 1, Priority.NORMAL)])
     asked = RunId("email_digest~m1")

@@ -55,6 +55,7 @@ from . import (
     end_of,
     fresh_store,
     frozen,
+    hold,
     jobs_sent,
     names,
     next_step,
@@ -337,8 +338,7 @@ def test_a_suspect_that_may_not_begin_is_not_counted(store: Store) -> None:
 def test_what_a_process_has_begun_is_noted_until_it_has_come_to_something(store: Store) -> None:
     distribute(store, running(store, ["ada", "bob", "cyd"]))
     ada, bob, cyd = begun = jobs_sent(store)
-    for job in begun:
-        job.holder = "worker:1"
+    hold(store, "worker:1", *begun)
     store.ledger.begin(begun)
     noted = store.connection.call("SMEMBERS", store.keys("begun", "worker:1"))
 
@@ -346,6 +346,18 @@ def test_what_a_process_has_begun_is_noted_until_it_has_come_to_something(store:
 
     assert set(noted) == {job.message_id for job in begun}
     assert store.connection.call("SMEMBERS", store.keys("begun", "worker:1")) == {cyd.message_id}
+
+
+def test_a_process_may_not_begin_what_it_does_not_hold_any_more(store: Store) -> None:
+    distribute(store, running(store, ["ada", "bob"]))
+    ada, bob = jobs_sent(store)
+    hold(store, "worker:1", ada)
+    bob.holder, bob.queue = "worker:1", ada.queue
+
+    verdicts = [permission.verdict for permission in store.ledger.begin([ada, bob])]
+
+    assert verdicts == [Verdict.GO, Verdict.ELSEWHERE]
+    assert store.connection.call("SMEMBERS", store.keys("begun", "worker:1")) == {ada.message_id}
 
 
 def test_asking_changes_nothing(store: Store) -> None:

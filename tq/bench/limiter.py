@@ -136,6 +136,7 @@ class NoTransport:
     """The limiter's script sends no messages."""
 
     enqueue_lua = ""
+    holds_lua = ""
     take_back_lua = ""
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:

@@ -75,6 +75,7 @@ class Envelope:
         "is_suspect",
         "kind",
         "parameters",
+        "queue",
         "run_id",
         "scheduled_at",
         "share",
@@ -111,8 +112,10 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
-        # Known where the job is worked only: by which process, and whether it may have killed the one before.
+        # Known where the job is worked only: by which process, from which queue it was fetched, and whether
+        # it may have killed the process before.
         self.holder = ""
+        self.queue = ""
         self.is_suspect = False
 
     @property

@@ -12,7 +12,7 @@ from typing import TypeVar
 from loguru import logger
 
 from tq.clock import MILLISECOND, Stopwatch
-from tq.errors import ExecutorUnavailable, NotNow, StoreError, TaskNotFound
+from tq.errors import ExecutorUnavailable, NotHeld, NotNow, StoreError, TaskNotFound
 from tq.limits import Signal, signal_of
 from tq.models import (
     Envelope,
@@ -47,6 +47,7 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
     """Makes an attempt at a job and records how it came out.
 
     Raises:
+        NotHeld: if another process has the job by now.
         StoreError: if the process is ending and the record could not be stored; the message must
             go back to its queue.
         NotNow: if the limiter's slot for the call has lapsed while Redis was asked, and there is no other.
@@ -62,6 +63,8 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
             )
             ending: End | Retry = _end(envelope, JobStatus.EXPIRED, permission.now, late)
             is_gone = False
+        case Verdict.ELSEWHERE:
+            raise NotHeld
         case Verdict.CRASHED:
             deadly = ErrorDetail(
                 code=ErrorCode.CRASHED, message="every process that worked on the job died of it"

@@ -89,6 +89,8 @@ class Connection:
         head = self.keys.lua(text)
         if "enqueue(" in text or "queued(" in text:
             head += self._transport.enqueue_lua
+        if "holds(" in text:
+            head += self._transport.holds_lua
         if "take_back(" in text:
             head += self._transport.take_back_lua
         return head + text

@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     CRASHED = "crashed"
+    ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Ledger:
         self._redis = connection
         self._keys = connection.keys
         self._transport = transport
-        self._retention = (result_history, int(result_ttl.total_seconds()))
+        self._retention = (result_history, int(result_ttl.total_seconds()), FAILURES_KEPT)
 
     def fan_out(self, run_id: RunId, step: Step, priority: Priority) -> int | None:
         """Puts jobs into queue, open set and ledger and moves the cursor, all in one.
@@ -101,7 +102,7 @@ class Ledger:
                 step.passed_over,
             ),
             step.departures,
-            *self._retention,
+            *self._retention[:2],
         ]
         for envelope in step.jobs:
             message = self._transport.job_message(envelope, priority)
@@ -122,7 +123,12 @@ class Ledger:
         arguments: list[Argument] = []
         for envelope in envelopes:
             arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
-            arguments += [envelope.holder, envelope.message_id, int(counts_suspects and envelope.is_suspect)]
+            arguments += [
+                envelope.holder,
+                envelope.queue,
+                envelope.message_id,
+                int(counts_suspects and envelope.is_suspect),
+            ]
         *answers, now = self._redis.script("begin", *arguments)
         present = from_ms(int(now))
         return [
@@ -132,7 +138,7 @@ class Ledger:
 
     def finish(self, endings: Sequence[End | Retry]) -> list[bool]:
         """Records how attempts came out; False for those that another has recorded already."""
-        arguments: list[Argument] = [*self._retention, FAILURES_KEPT]
+        arguments: list[Argument] = [*self._retention]
         for ending in endings:
             arguments += self._finish_arguments(ending)
         *answers, _closed = self._redis.script("finish", *arguments)

@@ -32,6 +32,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def holds_lua(self) -> str:
+        """Lua that defines `holds(holder, queue, id)`: whether a process has fetched a message, and has it still."""
+        ...
+
+    @property
     def take_back_lua(self) -> str:
         """Lua that defines `take_back(holder, queue, id, body)`.
 
