@@ -5,14 +5,16 @@
   by one command in a thousand.
 - Jobs that a process had begun when it died are suspected of having killed it, and worked alone.
 - What a live process had fetched survives the loss of its connection.
+- What a process that ends has fetched is back in its queue when it has ended.
 - A message whose record could not be stored goes back to its queue instead of being acknowledged.
 - A job that may not run now goes onto the agenda, in one step with leaving its queue.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any
@@ -23,6 +25,7 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import compute_backoff
 from loguru import logger
 
 from actors.encoding import TICK
@@ -34,10 +37,16 @@ from tq.store import QueuedMessage
 from tq.store.agenda import Agenda, PutOff
 from tq.store.connection import open_client
 from tq.store.keys import Keys
+from tq.store.refusals import explained
 
 JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
 # A live process shows itself every three seconds, in its upkeep.
 DEAD_AFTER_MS = 15_000
+# A consumer that is told of messages asks nevertheless, in case it was not.
+ASK_ANYWAY_S = 15.0
+# How late a consumer of a process that ends notices that it is to end itself.
+LEAVING_PAUSE_S = 0.1
+AGAIN_AFTER_S = 0.5
 
 
 class Broker(RedisBroker):
@@ -53,12 +62,17 @@ class Broker(RedisBroker):
             maintenance_chance=0,
         )
         self._agenda = agenda
-        self._begun = Keys(settings.namespace)("begun", "")
+        self._keys = Keys(settings.namespace)
+        self._begun = self._keys("begun", "")
         self._consumers: dict[str, Consumer] = {}
         self._server: bytes | None = None
         self._is_outdated = False
         self.generation = 0  # rises when all that was fetched has become somebody else's
+        self.is_leaving = False
+        self.is_told = False  # of messages that are put into queues; see actors/wake.py
+        self.wake_channel = self._keys("wake")
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
+        self._leave = self.client.register_script((files("actors") / "leave.lua").read_text())
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
         """What takes messages from a queue; it takes over from the one before it.
@@ -89,13 +103,26 @@ class Broker(RedisBroker):
                 f"{message.actor_name}: messages are not delayed here; put an entry on the agenda"
             )
         try:
-            return super().enqueue(message)
+            enqueued = super().enqueue(message)
         except redis.RedisError as error:
             if message.actor_name != TICK:
                 raise
             # periodiq would end by it. A lost tick costs nothing: the next one looks back.
-            logger.warning("tick not sent; the next one makes up for it", reason=str(error))
+            logger.warning("tick not sent; the next one makes up for it", reason=str(explained(error)))
             return message
+        self.tell(message.queue_name)
+        return enqueued
+
+    def tell(self, queue_name: str = "") -> None:
+        """Wakes the consumers of a queue in all processes, or those of all queues; if that fails, they ask by themselves."""
+        with suppress(redis.RedisError):
+            self.client.publish(self.wake_channel, queue_name)
+
+    def wake(self, queue_name: str = "") -> None:
+        """Has this process' consumer of a queue ask for messages at once, or all of them."""
+        for name, consumer in list(self._consumers.items()):
+            if queue_name in ("", name):
+                consumer.woken.set()
 
     def recover(self) -> int:
         """Shows that this process lives, and puts back what dead ones had fetched; returns how many messages.
@@ -118,6 +145,8 @@ class Broker(RedisBroker):
             self.broker_id = name
             self.generation += 1
             self._is_outdated = False
+        if recovered:
+            self.tell()
         return recovered
 
     def _show(self, name: str) -> tuple[int, bool, bytes]:
@@ -138,6 +167,26 @@ class Broker(RedisBroker):
             self._consumers[message.queue_name].let_go(message)
         for consumer in self._consumers.values():
             consumer.outdated.set()
+        self.wake()
+
+    def stop_fetching(self, messages: Sequence[MessageProxy]) -> None:
+        """Fetches no more, and has these and all that was fetched and not handed out go back to their queues."""
+        self.is_leaving = True
+        self.forget(messages)
+
+    def leave(self) -> int:
+        """Puts back what this process has not acknowledged, as if it had not been begun; returns how many messages.
+
+        Nobody knows of the process afterwards.
+
+        Raises:
+            redis.RedisError: if Redis did not do it; then it is done when the process is found dead.
+        """
+        keys = [self.namespace, self._keys("begun", self.broker_id), self._keys("suspects")]
+        returned = int(self._leave(keys=keys, args=[self.broker_id, SUSPECTS, *sorted(self.queues)]))
+        if returned:
+            self.tell()
+        return returned
 
     def put_off(self, messages: Sequence[tuple[MessageProxy, timedelta]]) -> None:
         """Has jobs that this process has fetched and not begun come again later, each after its delay.
@@ -178,11 +227,13 @@ class Consumer(_RedisConsumer):
         self._held: set[str] = set()
         self.unsure = threading.Event()
         self.outdated = threading.Event()
+        self.woken = threading.Event()
         if predecessor is not None:
             self.message_cache = predecessor.message_cache
             self.queued_message_ids = predecessor.queued_message_ids
             self._held = predecessor._held
             self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
+            self.woken = predecessor.woken
             self.unsure.set()
 
     def __next__(self) -> MessageProxy | None:
@@ -192,19 +243,44 @@ class Consumer(_RedisConsumer):
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
         with _closing_on_loss():
+            # First, so that it is not slept through what is told of from now on.
+            self.woken.clear()
             if self.outdated.is_set():
                 self.outdated.clear()
                 self.message_cache = []
                 self.unsure.set()
             if self.unsure.is_set():
                 self._reconcile()
-            try:
-                message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call] # likewise
-            except dramatiq.DecodeError as error:
-                self._put_away(error)
+            if self.broker.is_leaving:
+                self.woken.wait(LEAVING_PAUSE_S)
                 return None
-        if message is not None:
-            self._held.add(message.options["redis_message_id"])
+            return self._next_fetched() if self.message_cache or self._fetch() else None
+
+    def _fetch(self) -> bool:
+        """Whether messages could be fetched; if not, some time has passed meanwhile."""
+        room = self.prefetch - self.outstanding_message_count
+        if room > 0:
+            self.message_cache = self.broker.do_fetch(self.queue_name, room)
+        if self.message_cache:
+            self.misses = 0
+        elif room > 0 and self.broker.is_told:
+            self.woken.wait(ASK_ANYWAY_S)
+        else:
+            self.misses, pause_ms = compute_backoff(self.misses, max_backoff=self.timeout)
+            self.woken.wait(pause_ms / 1000)
+        return bool(self.message_cache)
+
+    def _next_fetched(self) -> MessageProxy | None:
+        body = self.message_cache.pop(0)
+        if body is None:  # it was deleted while its id was in the queue
+            return None
+        try:
+            message = MessageProxy(dramatiq.Message.decode(body))
+        except dramatiq.DecodeError as error:
+            self._put_away(error)
+            return None
+        self.queued_message_ids.add(message.message_id)
+        self._held.add(message.options["redis_message_id"])
         return message
 
     def ack(self, message: MessageProxy) -> None:
@@ -218,17 +294,30 @@ class Consumer(_RedisConsumer):
         elif isinstance(message._exception, NotHeld):
             self.let_go(message)
         elif isinstance(message._exception, StoreError):
+            # What Redis has just refused it would refuse again, hundreds of times a second.
+            if not self.broker.is_leaving:
+                time.sleep(AGAIN_AFTER_S)
             self._put_back(message)
         else:
-            with _closing_on_loss():
+            with self._not_waiting_to_end():
                 super().ack(message)  # type: ignore[no-untyped-call] # likewise
             self._held.discard(message.options["redis_message_id"])
 
     def nack(self, message: MessageProxy) -> None:
         """Moves a message to the dead letters."""
-        with _closing_on_loss():
+        with self._not_waiting_to_end():
             super().nack(message)  # type: ignore[no-untyped-call] # likewise
         self._held.discard(message.options["redis_message_id"])
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Puts messages back into their queue.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            super().requeue(messages)  # type: ignore[no-untyped-call] # likewise
+        self.broker.tell(self.queue_name)
 
     def let_go(self, message: MessageProxy) -> None:
         """Forgets a message that was fetched, so that another may be."""
@@ -245,14 +334,26 @@ class Consumer(_RedisConsumer):
             if self.message_cache:
                 self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
                 self.message_cache = []
+                self.broker.tell(self.queue_name)
 
     def _put_back(self, message: MessageProxy) -> None:
         """Puts a message back into its queue; if Redis is away, when it is there again."""
         self.let_go(message)
         try:
-            self.requeue([message])  # type: ignore[no-untyped-call] # likewise
-        except redis.RedisError:
+            self.requeue([message])
+        except dramatiq.ConnectionClosed:
             self.unsure.set()
+
+    @contextmanager
+    def _not_waiting_to_end(self) -> Iterator[None]:
+        """Dramatiq would try again for as long as it takes. To end, a process need not have acknowledged:
+        the message comes back, and is dropped if the job's end was stored."""
+        try:
+            with _closing_on_loss():
+                yield
+        except dramatiq.ConnectionClosed:
+            if not self.broker.is_leaving:
+                raise
 
     def _put_away(self, unreadable: dramatiq.DecodeError) -> None:
         """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
@@ -274,6 +375,7 @@ class Consumer(_RedisConsumer):
         unseen = fetched - set(_redis_ids(self.message_cache)) - self._held
         if unseen:
             self.broker.do_requeue(self.queue_name, *sorted(unseen))
+            self.broker.tell(self.queue_name)
 
 
 def put_off_for(message: MessageProxy) -> timedelta | None:
@@ -301,7 +403,7 @@ def _closing_on_loss() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise dramatiq.ConnectionClosed(error) from None
+        raise dramatiq.ConnectionClosed(explained(error)) from None
 
 
 def make_broker(

@@ -4,6 +4,7 @@
 -- clocks, and stop while a process has all that it may fetch. A process that has fetched and is not in
 -- that set, because it died before it came this far or Redis forgot that it did, is noticed, and has
 -- as long from then on.
+-- While Redis itself is away, or takes nothing, nobody can show that it lives: that time counts for no one.
 -- One of the jobs that a dead process had begun may have killed it. Those become suspects: they wait in a
 -- queue of their own, from which each is worked alone.
 -- KEYS[1] the broker's namespace   KEYS[2] how the set begins of what a process has begun
@@ -11,10 +12,17 @@
 -- that follow hold jobs   ARGV[5..] the queues, those first
 -- Returns how many messages were put back, 1 if the caller had been taken for dead, and the server's run id.
 local ns = KEYS[1]
-local heartbeats, alive, noticed = ns .. ':__heartbeats__', ns .. ':alive', ns .. ':noticed'
+local heartbeats, alive, noticed, looked = ns .. ':__heartbeats__', ns .. ':alive', ns .. ':noticed', ns .. ':looked'
 local limit = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local silence = now - tonumber(redis.call('GET', looked) or now)
+redis.call('SET', looked, string.format('%d', now))
+if silence > limit / 2 then -- every process looks several times in so long
+  for _, seen in ipairs({ alive, noticed }) do
+    for _, process in ipairs(redis.call('ZRANGE', seen, 0, -1)) do redis.call('ZINCRBY', seen, silence, process) end
+  end
+end
 local is_known = redis.call('ZSCORE', alive, ARGV[1])
 redis.call('ZADD', alive, now, ARGV[1])
 redis.call('ZREM', noticed, ARGV[1])

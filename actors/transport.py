@@ -12,6 +12,7 @@ from actors.encoding import DISTRIBUTE, EXECUTE
 from tq.models import SUSPECTS, Envelope, Priority, RunId
 from tq.settings import Settings
 from tq.store import QueuedMessage
+from tq.store.keys import Keys
 
 CONTROL = "control"
 
@@ -22,14 +23,20 @@ def broker_namespace(namespace: str) -> str:
 
 
 class DramatiqTransport:
-    """Puts messages where Dramatiq's Redis broker fetches them: an id in the list, a body in the hash."""
+    """Puts messages where Dramatiq's Redis broker fetches them: an id in the list, a body in the hash.
+
+    Consumers are told of each queue once in a script, not once per message.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        prefix = broker_namespace(settings.namespace)
+        prefix, wake = broker_namespace(settings.namespace), Keys(settings.namespace)("wake")
         self.enqueue_lua = (
+            f"local woken = {{}}\n"
             f"local function enqueue(queue, id, body)\n"
             f"  redis.call('HSET', '{prefix}:'..queue..'.msgs', id, body)\n"
             f"  redis.call('RPUSH', '{prefix}:'..queue, id)\n"
+            f"  if not woken[queue] then redis.call('PUBLISH', '{wake}', queue) end\n"
+            f"  woken[queue] = true\n"
             f"end\n"
             f"local function queued(queue, id)\n"
             f"  return redis.call('HEXISTS', '{prefix}:'..queue..'.msgs', id) == 1\n"
@@ -48,6 +55,13 @@ class DramatiqTransport:
             f"  local body = redis.call('HGET', '{prefix}:'..queue..'.msgs', id)\n"
             f"  redis.call('HDEL', '{prefix}:'..queue..'.msgs', id)\n"
             f"  return body\n"
+            f"end\n"
+        )
+        self.queues = (CONTROL, *(priority.value for priority in Priority), SUSPECTS)
+        self.backlog_lua = (
+            f"local function first_of(queue) return redis.call('LINDEX', '{prefix}:'..queue, 0) or '' end\n"
+            f"local function backlog(queue)\n"
+            f"  return redis.call('LLEN', '{prefix}:'..queue), redis.call('ZCARD', '{prefix}:'..queue..'.XQ')\n"
             f"end\n"
         )
 
@@ -72,6 +86,9 @@ class OutboxTransport(DramatiqTransport):
         )
         self.holds_lua = "local function holds(holder, queue, id) return true end\n"
         self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
+        self.backlog_lua = (
+            "local function first_of(queue) return '' end\nlocal function backlog(queue) return 0, 0 end\n"
+        )
 
 
 def make_transport(settings: Settings) -> DramatiqTransport:

@@ -9,8 +9,8 @@ TaskQueueError
 │   ├── UserNotFound
 │   └── RunNotFound
 ├── StoreError              Redis did not do what was asked
-│   ├── StoreUnavailable    it is not there, or not yet: trying again helps
-│   └── StoreRefused        it answered with an error: trying again does not help
+│   ├── StoreUnavailable    it is away, full, read-only, loading, ...: trying again helps
+│   └── StoreRefused        wrong login, newer data, ...: trying again helps once somebody has mended that
 ├── ExecutorUnavailable     this process lacks what a task needs; another may have it
 ├── NotHeld                 another process has the job by now
 └── NotNow                  the limiter has no slot for the call; the job goes back for a while
@@ -58,11 +58,11 @@ class StoreError(TaskQueueError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis cannot be reached, or is not ready; nothing is known about what it did last."""
+    """Redis cannot be reached, or does not take it now. Whether it has done it is not known if it was not reached."""
 
 
 class StoreRefused(StoreError):
-    """Redis answered with an error, and did nothing."""
+    """Redis answered that it will not do it, and has not."""
 
 
 class ExecutorUnavailable(TaskQueueError):

@@ -4,10 +4,11 @@ Values are read from the environment (prefix `TQ_`), then from a file `.env` in 
 directory, then from the defaults below.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, ValidationError, field_validator
@@ -16,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from tq.errors import InvalidSetting
 from tq.models import Duration, Rate, Strategy
 
+SENTINEL_PORT = 26379
+_SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _NAMESPACE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$"
 
 
@@ -28,7 +31,10 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Where all state is: redis://, rediss:// or unix://, with user and password if needed.",
+        description=(
+            "Where all state is: redis://, rediss:// or unix://, with user and password if needed; or "
+            "redis+sentinel://user:password@host:26379,host:26379/service/number, which finds the primary by Sentinels."
+        ),
     )
     broker: Literal["redis", "stub"] = Field(
         default="redis", description="redis, or stub: messages go to an outbox that tests pump by hand."
@@ -104,13 +110,17 @@ class Settings(BaseSettings):
     def _is_redis(cls, value: str) -> str:
         try:
             parts = urlsplit(value)
-            valid = parts.scheme in {"redis", "rediss", "unix"} and (parts.port is None or parts.port > 0)
+            valid = sentinels_in(value) is not None or (
+                parts.scheme in {"redis", "rediss", "unix"} and (parts.port is None or parts.port > 0)
+            )
         except ValueError:
             valid = False
         if not valid:
+            form = "redis://user:password@host:port/number"
+            if value.partition("://")[0] in _SENTINEL_SCHEMES:
+                form = "redis+sentinel://user:password@host:port,host:port/service/number"
             raise ValueError(
-                "not a Redis URL; write redis://user:password@host:port/number, "
-                "with special characters in the password percent-encoded"
+                f"not a Redis URL; write {form}, with special characters in the password percent-encoded"
             )
         return value
 
@@ -163,3 +173,46 @@ def without_password(url: str) -> str:
     user, colon, _ = login.partition(":")
     shown = f"{user}{':***' if colon else ''}{at}{place}"
     return urlunsplit(parts._replace(netloc=shown, query="***" if parts.query else ""))
+
+
+@dataclass(frozen=True)
+class SentinelAddress:
+    """Where Sentinels are, and how to log in there; the service to ask them for, and how its server is used.
+
+    `server_url` is that of one server, but for its host, which the Sentinels know.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    server_url: str
+    username: str | None
+    password: str | None
+
+
+def sentinels_in(url: str) -> SentinelAddress | None:
+    """What a URL such as `redis+sentinel://user:password@host1:26379,host2/service/0` says; None for any other.
+
+    User, password, number and options are those of the server; `sentinel_username` and
+    `sentinel_password` among the options are for the Sentinels.
+
+    Raises:
+        ValueError: if it names no Sentinel, no service, or something else is wrong with it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SENTINEL_SCHEMES:
+        return None
+    login, at, places = parts.netloc.rpartition("@")
+    hosts = [urlsplit(f"//{place}") for place in places.split(",")]
+    service, _, number = parts.path.strip("/").partition("/")
+    if not service or not all(host.hostname for host in hosts) or not (number or "0").isdecimal():
+        raise ValueError("it must name at least one Sentinel, the service and the number of the database")
+    options = dict(parse_qsl(parts.query))
+    username, password = options.pop("sentinel_username", None), options.pop("sentinel_password", None)
+    server_url = f"{_SENTINEL_SCHEMES[parts.scheme]}://{login}{at}/{number or 0}"
+    return SentinelAddress(
+        tuple((str(host.hostname), host.port or SENTINEL_PORT) for host in hosts),
+        service,
+        f"{server_url}?{urlencode(options)}" if options else server_url,
+        username,
+        password,
+    )

@@ -328,6 +328,75 @@ def test_what_redis_refuses_is_tried_again_and_not_given_up(broker: Broker, sett
     assert broker.client.hlen(f"{broker.namespace}:{QUEUE}.msgs") == 0
 
 
+def test_a_process_that_leaves_puts_back_all_that_it_has_fetched_as_it_was_and_is_forgotten(
+    broker: Broker, settings: Settings, store: Store
+) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd")
+    broker.recover()
+    begun = next(consume(broker, prefetch=2))
+    assert begun is not None
+    broker.client.sadd(store.keys("begun", broker.broker_id), begun.message_id)
+
+    returned = broker.leave()
+
+    assert (returned, waiting(broker)) == (2, 3)
+    assert broker.client.keys(f"*{broker.broker_id}*") == []
+    assert broker.client.exists(*(f"{broker.namespace}:{kind}" for kind in ("alive", "__heartbeats__"))) == 0
+
+
+def test_a_suspect_that_is_cut_off_by_its_process_leaving_is_as_suspect_as_before(
+    broker: Broker, settings: Settings, store: Store
+) -> None:
+    envelope = make_envelope("ada")
+    message = DramatiqTransport(settings).job_message(envelope, Priority.NORMAL)
+    body = message.body.replace(QUEUE.encode(), SUSPECTS.encode(), 1)
+    broker.client.hset(f"{broker.namespace}:{SUSPECTS}.msgs", message.id, body)
+    broker.client.rpush(f"{broker.namespace}:{SUSPECTS}", message.id)
+    next(broker.consume(SUSPECTS, timeout=1))
+    suspect = f"{envelope.run_id}|{envelope.user_id}"
+    broker.client.hset(store.keys("suspects"), suspect, 2)
+    broker.client.sadd(store.keys("begun", broker.broker_id), message.id)
+
+    broker.leave()
+
+    assert broker.client.hget(store.keys("suspects"), suspect) == b"1"
+    assert waiting(broker, SUSPECTS) == 1
+
+
+def test_a_process_that_is_asked_to_end_gives_back_what_it_has_not_begun_and_fetches_no_more(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd")
+    consumer = consume(broker, prefetch=3)
+    begun, waits = next(consumer), next(consumer)
+    assert begun is not None
+    assert waits is not None
+
+    broker.stop_fetching([waits])
+
+    assert users_of(consumer) == []
+    assert waiting(broker) == 2
+    consumer.ack(begun)
+    assert broker.client.hlen(f"{broker.namespace}:{QUEUE}.msgs") == 2
+
+
+def test_who_is_about_to_end_does_not_wait_for_redis_to_acknowledge(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada")
+    message = next(consume(broker))
+    assert message is not None
+    broker.client.set(f"{broker.namespace}:__heartbeats__", "in the way")
+    consumer = consume(broker)
+    broker.stop_fetching([])
+
+    consumer.ack(message)
+
+    with pytest.raises(dramatiq.ConnectionClosed):
+        consumer.requeue([message])
+    assert broker.client.hlen(f"{broker.namespace}:{QUEUE}.msgs") == 1
+
+
 def test_no_message_is_delayed_by_the_broker(broker: Broker) -> None:
     @dramatiq.actor(broker=broker, actor_name="idle", queue_name=QUEUE)
     def _idle() -> None: ...

@@ -58,6 +58,8 @@ T = TypeVar("T")
 class ListTransport:
     """Puts `queue|id|body` at the end of a list; sets name what is waiting or being worked on, and by whom."""
 
+    queues = ("control", "normal")
+
     def __init__(self, namespace: str) -> None:
         self.enqueue_lua = (
             f"local function enqueue(queue, id, body)\n"
@@ -77,6 +79,18 @@ class ListTransport:
             f"  if holder == '' then return body end\n"
             f"  return redis.call('SREM', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1 and body\n"
             f"end\n"
+        )
+        self.backlog_lua = (
+            f"local function waiting_in(queue)\n"
+            f"  local found = {{}}\n"
+            f"  for _, text in ipairs(redis.call('LRANGE', '{namespace}.outbox', 0, -1)) do\n"
+            f"    local its_queue, id = string.match(text, '^(.-)|(.-)|')\n"
+            f"    if its_queue == queue then table.insert(found, id) end\n"
+            f"  end\n"
+            f"  return found\n"
+            f"end\n"
+            f"local function first_of(queue) return waiting_in(queue)[1] or '' end\n"
+            f"local function backlog(queue) return #waiting_in(queue), redis.call('SCARD', '{namespace}.dead') end\n"
         )
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:

@@ -11,13 +11,16 @@ from tq.limits import KINDS, Limit
 from tq.models import Interval, JobStatus, Priority, RunId, Strategy, UserId
 from tq.models.ids import ID_PATTERN
 from tq.store import Store
+from tq.store.heartbeats import WORKER, Presence
 from tq.store.keys import RETENTION_DAYS, TABLE, Keys
 from tq.store.ledger import Retry
 from tq.store.limits import Ask, Request
+from tq.store.preferences import Relocate
 
 from . import (
     DIGEST,
     HOUR,
+    NOW,
     UTC_NINE,
     UTC_TEN,
     claim,
@@ -112,9 +115,14 @@ def live_a_whole_life(store: Store) -> None:
     ask = Ask(DIGEST, limit, slots=1, weight=4, waiting=1, in_use=0, counts=[1] * len(KINDS))
     store.limits.exchange(Request("worker:1", limit, slots=1, tasks=[ask]))
     store.orders.pause(DIGEST)
+    store.orders.resume(DIGEST)
+    claim(store, share_of("Asia/Tokyo|hourly/1@UTC"), nominal_at=NOW + HOUR)
+    store.preferences.apply([Relocate(UserId("ada"), "UTC")])
+    store.orders.pause(DIGEST)
     store.mending.is_mine("worker:1", lasts=HOUR)
     store.connection.call("ZREM", store.keys("agenda"), f"d|{asked}")
     store.mending.follow(asked)
+    Presence(store.heartbeats, WORKER).show()
 
 
 def test_a_whole_life_leaves_keys_of_every_family_and_no_others(store: Store) -> None:

@@ -410,7 +410,7 @@ def test_forgetting_everybody_leaves_bookkeeping_only(store: Store) -> None:
     assert all(store.preferences.forget(UserId(user)) for user in everybody)
 
     left = {family_of(store, key) for key in keys_of(store)}
-    assert left == {"published", "definitions", "definition", "departures", "user_branches"}
+    assert left == {"data_version", "published", "definitions", "definition", "departures", "user_branches"}
     assert store.connection.call("ZRANGE", store.keys("user_branches"), 0, -1) == ["0"]
     assert list(store.preferences.everybody()) == []
 

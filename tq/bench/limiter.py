@@ -138,6 +138,8 @@ class NoTransport:
     enqueue_lua = ""
     holds_lua = ""
     take_back_lua = ""
+    backlog_lua = ""
+    queues = ()
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """Never asked for."""

@@ -3,10 +3,14 @@
 Scripts stand in `lua/`, each with a header that explains it. `-- include: name` on a line of its
 own puts another file there. Before a script runs, it gets the keys it uses (see `keys.py`) and,
 where it enqueues or takes back, the transport's functions for that.
+
+No script is half done for want of anything: Redis looks whether it may write (memory, disk, role)
+before the first write of a script only, and then refuses the whole. Before all else each script
+looks whether a later version of TaskQueue has written what is stored.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -15,18 +19,28 @@ from typing import Any, cast
 import redis
 from loguru import logger
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from tq.clock import MILLISECOND, Clock, Stopwatch
-from tq.errors import StoreError, StoreRefused, StoreUnavailable
-from tq.settings import without_password
-from tq.store.keys import Keys
+from tq.errors import StoreRefused
+from tq.settings import SentinelAddress, sentinels_in, without_password
+from tq.store.keys import DATA_VERSION, Keys
+from tq.store.refusals import NEWER_DATA, explained
 from tq.store.transport import Transport
 
 # A call that has not been answered in this time never will be: the longest script takes milliseconds.
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
+SENTINEL_TIMEOUT_S = 1.0  # while one does not answer, the next is asked
+# Here, and not when a process starts: a later version may come while this one still runs.
+_FENCE = f"""do
+  local version = redis.call('GET', K.data_version())
+  if version and tonumber(version) > {DATA_VERSION} then return redis.error_reply('{NEWER_DATA} '..version) end
+end
+"""
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 Argument = str | int | float | bytes
@@ -44,6 +58,7 @@ class Connection:
         self._transport = transport
         self._log_scripts = log_scripts
         self._scripts: dict[str, Any] = {}
+        self._is_looked_at = False
         self.round_trips = 0
         self.client = open_client(url, decode_responses=True)
 
@@ -51,9 +66,13 @@ class Connection:
         """What the script answers; its first argument is always the present, or 0 for Redis' own.
 
         Raises:
-            StoreUnavailable: if Redis cannot be reached or is not ready.
-            StoreRefused: if Redis answered with an error; then nothing was changed.
+            StoreUnavailable: if Redis cannot be reached, or does not take it now.
+            StoreRefused: if it will not take it, or holds what this program must not touch.
         """
+        self._look()
+        return self._run(name, *arguments)
+
+    def _run(self, name: str, *arguments: Argument) -> Any:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.client.register_script(self.source(name))
@@ -71,28 +90,36 @@ class Connection:
         Raises:
             StoreUnavailable, StoreRefused: as `script` does.
         """
+        self._look()
         self.round_trips += 1
         with self.errors():
             return self.client.execute_command(command, *arguments)
 
     def calls(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """What several commands answer, in one round trip."""
+        self._look()
         self.round_trips += 1
         with self.errors(), self.client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return pipe.execute()
+            answers = pipe.execute(raise_on_error=False)  # the client's own error would tell the arguments
+            for answer in answers:
+                if isinstance(answer, redis.RedisError):
+                    raise answer
+            return answers
 
     def source(self, name: str) -> str:
         """The whole text of a script, as it is sent."""
         text = _whole(name)
-        head = self.keys.lua(text)
+        head = self.keys.lua(_FENCE + text) + _FENCE
         if "enqueue(" in text or "queued(" in text:
             head += self._transport.enqueue_lua
         if "holds(" in text:
             head += self._transport.holds_lua
         if "take_back(" in text:
             head += self._transport.take_back_lua
+        if "first_of(" in text:
+            head += self._transport.backlog_lua
         return head + text
 
     @contextmanager
@@ -100,15 +127,27 @@ class Connection:
         """Turns the client's errors into ours, with the address and a remedy."""
         try:
             yield
-        except (
-            redis.exceptions.BusyLoadingError,
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-        ) as error:
-            raise _explained(error, self.url) from error
-        except redis.exceptions.RedisError as error:
+        except redis.RedisError as error:
+            raise explained(error, self.url) from error
+
+    def _look(self) -> None:
+        """Sees, before this program does anything there, whether it may.
+
+        Raises:
+            StoreError: if it may not, or that cannot be seen.
+        """
+        if self._is_looked_at:
+            return
+        fixed = self.keys.fixed()
+        strange = self._run("look", DATA_VERSION, *[text for key in fixed.items() for text in key])
+        if strange:
+            key, found = strange
             place = without_password(self.url)
-            raise StoreRefused(f"Redis at {place} refused: {error}") from error
+            raise StoreRefused(
+                f"Redis at {place} holds a {found} as {key}, where TaskQueue keeps a {fixed[key]}; "
+                "if another program writes there, set TQ_NAMESPACE"
+            )
+        self._is_looked_at = True
 
     def close(self) -> None:
         """Ends all connections."""
@@ -116,32 +155,47 @@ class Connection:
 
 
 def open_client(url: str, *, decode_responses: bool, retries: int = 1) -> redis.Redis:
-    """A client that gives up on a silent Redis, and connects when it is first used."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=decode_responses,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        health_check_interval=30,
+    """A client that gives up on a silent Redis, and connects when it is first used.
+
+    Where the URL names Sentinels it asks them for the primary whenever it connects, so that it finds the
+    new one after a failover.
+    """
+    options = {
+        "decode_responses": decode_responses,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "health_check_interval": 30,
         # One more try, for a connection that Redis or a proxy has closed while it was idle; scripts
         # are fenced, so a repetition does no harm. Whoever can wait longer does so on its own.
-        retry=Retry(NoBackoff(), retries),
+        "retry": Retry(NoBackoff(), retries),
+        # Who has become a replica is left: its name may lead to the new primary by now.
+        "retry_on_error": [redis.ReadOnlyError],
         # A question that only managed Redis understands, asked on every connection.
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    sentinels = sentinels_in(url)
+    return redis.Redis.from_url(url, **options) if sentinels is None else _of_primary(sentinels, options)
+
+
+def _of_primary(address: SentinelAddress, options: Mapping[str, Any]) -> redis.Redis:
+    to_server = parse_url(address.server_url)
+    # Names of options that concern TLS, as the client has them; certificates are the same for both.
+    tls = {"ssl": "connection_class" in to_server}
+    tls |= {name: value for name, value in to_server.items() if name.startswith("ssl_")}
+    to_server.pop("connection_class", None)
+    sentinel = Sentinel(
+        address.sentinels,
+        sentinel_kwargs={
+            **tls,
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": SENTINEL_TIMEOUT_S,
+            "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "maint_notifications_config": options["maint_notifications_config"],
+        },
     )
-
-
-def _explained(error: redis.exceptions.RedisError, url: str) -> StoreError:
-    place = without_password(url)
-    if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
-        return StoreRefused(f"Redis at {place} refused the login; check user and password in TQ_REDIS_URL")
-    if isinstance(error, redis.exceptions.BusyLoadingError):
-        return StoreUnavailable(f"Redis at {place} is still loading its data; try again in a moment")
-    if isinstance(error, redis.exceptions.TimeoutError):
-        return StoreUnavailable(
-            f"Redis at {place} did not answer in time; see whether it is overloaded or stopped"
-        )
-    return StoreUnavailable(f"Redis at {place} cannot be reached; start it, or set TQ_REDIS_URL")
+    return cast("redis.Redis", sentinel.master_for(address.service, **{**options, **to_server, **tls}))
 
 
 def _whole(name: str) -> str:

@@ -26,7 +26,13 @@ class Key:
 
 RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
 
+# Raised with every change after which an earlier program would misread what is stored.
+DATA_VERSION = 1
+
 TABLE = {
+    "data_version": Key(
+        "data_version", "string", "of all this: the `DATA_VERSION` of the program that wrote first"
+    ),
     # What is declared
     "published": Key("published", "hash", "version and fingerprint of the definitions in force"),
     "definitions": Key("definitions", "hash", "task id → `definition id|canonical interval`"),
@@ -50,7 +56,11 @@ TABLE = {
     "rezoned": Key("rezoned", "zset", "users who changed time zone, by when", "an entry 2 days"),
     # When what falls due
     "due": Key("due", "zset", "`task|cohort` by the first instant (ms) whose occurrences nobody has claimed"),
-    "heartbeat": Key("heartbeat", "hash", "who → when (ms) it last showed that it lives"),
+    # Who lives, and whether queues move
+    "heartbeat": Key("heartbeat", "hash", "`tick` → when (ms) a tick was last carried out"),
+    "beats": Key("beats", "zset", "processes by when (ms) they last showed themselves", "an entry an hour"),
+    "processes": Key("processes", "hash", "process → `since|who and what it is, as JSON`", "as in `beats`"),
+    "firsts": Key("firsts", "hash", "queue → `since|id` of the message that has been first there since (ms)"),
     # Runs and their ledger
     "runs": Key("runs", "zset", "run ids by claim time (ms)", f"an entry {RETENTION_DAYS} days"),
     "runs_of": Key("runs_of:{task}", "zset", "the same for one task", f"an entry {RETENTION_DAYS} days"),
@@ -70,6 +80,12 @@ TABLE = {
         "users by place who are in the share whatever their cohort: asked for by name, or moved since its claim",
         "until the run's end",
     ),
+    "travelled": Key(
+        "travelled:{run}|{share}",
+        "hash",
+        "user in `members` → when (ms) it had come into the share's cohort by a change of zone, if lately",
+        "until the run's end",
+    ),
     # What is due later
     "agenda": Key(
         "agenda", "zset", "`r|run|user` (retry), `p|run|user` (put off), `d|run` (distribution) by when (ms)"
@@ -85,7 +101,11 @@ TABLE = {
     "outcomes": Key("outcomes:{scope}", "hash", "slot of 10 s in the hour → how calls came out", "2 hours"),
     "ordered": Key("ordered", "hash", "scope → the rate that an operator ordered, as JSON"),
     "paused": Key("paused", "hash", "scope → the pause that an operator ordered, as JSON"),
+    "past_pauses": Key(
+        "past_pauses", "zset", "`scope|since` (ms) of pauses that are over, by their end", "an entry 2 days"
+    ),
     "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
+    "wake": Key("wake", "channel", "queues that have got messages; `agenda` if that has an entry due now"),
     # What was found stalled
     "mender": Key("mender", "string", "`process|until` (ms) of the one that looks"),
     "begun": Key("begun:{process}", "set", "messages of jobs that a worker process has begun", "1 day"),
@@ -113,6 +133,11 @@ class Keys:
         """The key of a family for these ids, in the order of its pattern."""
         holes = iter(ids)
         return self.prefix + _HOLE.sub(lambda _: next(holes), TABLE[name].pattern)
+
+    def fixed(self) -> dict[str, str]:
+        """The keys whose name is always the same, with their types."""
+        kept = (key for key in TABLE.values() if not _HOLE.search(key.pattern) and key.type != "channel")
+        return {self.prefix + key.pattern: key.type for key in kept}
 
     def lua(self, script: str) -> str:
         """Lua that defines `K` with the families that a script uses."""

@@ -5,6 +5,7 @@ writes messages itself. What a message looks like and where a queue keeps it is 
 business; whoever owns the broker supplies it as a Transport.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +22,21 @@ class QueuedMessage:
 
 
 class Transport(Protocol):
-    """What the store needs to put messages into queues by itself."""
+    """What the store needs to put messages into queues by itself, and to see how they stand."""
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The names of all queues."""
+        ...
+
+    @property
+    def backlog_lua(self) -> str:
+        """Lua that defines `first_of(queue)` and `backlog(queue)`.
+
+        The one gives the id of the message that is next there, or ''; the other how many messages wait,
+        and how many have been put away because nobody could work them.
+        """
+        ...
 
     @property
     def enqueue_lua(self) -> str:
