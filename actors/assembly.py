@@ -1,16 +1,18 @@
 """The broker with its middleware pipeline and its actors, around one runtime."""
 
 import dramatiq
-from dramatiq.middleware import ShutdownNotifications
 from periodiq import PeriodiqMiddleware
 
 from actors.broker import make_broker
 from actors.distribute import declare_distribute
 from actors.execute import declare_execute
 from actors.tick import declare_tick
+from actors.wake import WakeUps
 from middleware.context import LogContext
+from middleware.departure import Departure
 from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
+from middleware.presence import SchedulerPresence
 from middleware.rate_limit import RateLimit
 from middleware.suspects import Suspects
 from middleware.upkeep import Upkeep
@@ -22,14 +24,18 @@ STALE_TICK_S = 50
 
 def assemble(runtime: Runtime) -> dramatiq.Broker:
     """The broker that the runtime's settings ask for, with everything declared on it."""
+    upkeep = Upkeep(runtime)
     broker = make_broker(
         runtime.settings,
         [
             LogContext(),
-            ShutdownNotifications(),
             PeriodiqMiddleware(skip_delay=STALE_TICK_S),
+            SchedulerPresence(runtime),
+            WakeUps(runtime.settings.redis_url, agenda=upkeep.due),
+            # Leaves when nothing shows any more that the process lives.
+            Departure(),
             # Ends after the limiter, which has a last word for Redis.
-            Upkeep(runtime),
+            upkeep,
             FairDispatch(runtime.limiter),
             ErrorRates(runtime),
             RateLimit(runtime),

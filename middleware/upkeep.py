@@ -1,8 +1,8 @@
 """What every worker process does beside its jobs: release what has come due, recover what was lost,
-give back what must wait.
+give back what must wait, show that it lives.
 
-A loop of half a second in one thread. Redis away is not an error here: the loop tries again, and
-says so once.
+A loop of half a second in one thread; of a few seconds while there is nothing to do. Redis away is not
+an error here: the loop tries again, and says so once.
 """
 
 import os
@@ -23,9 +23,12 @@ from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
 from tq.pipeline.mend import Mender
 from tq.runtime import Runtime
+from tq.store.heartbeats import WORKER, Presence
 
 RELEASE_EVERY_S = 0.5
 TICK = "tick"
+# A process that has had no job for so long, and for which nothing stands on the agenda, is idle.
+IDLE_AFTER = timedelta(seconds=5)
 # Dead processes and edits of the tasks file are looked for this often.
 LOOK_EVERY = timedelta(seconds=3)
 
@@ -65,22 +68,48 @@ class Upkeep(dramatiq.Middleware):
         self._thread: threading.Thread | None = None
         self._troubles: dict[str, str] = {}
         self._queue: object = None
+        self._over = threading.Event()
+        self.due = threading.Event()  # something on the agenda is due before the loop would look
+        self._since_job = Stopwatch()
+        self._left_on_agenda = 0
+        self._is_idle = False
+        self._looks = 0
         self._mender = Mender(runtime, uuid.uuid4().hex)
+        self._presence = Presence(runtime.store.heartbeats, WORKER)
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Starts the loop."""
         self._queue = worker.work_queue
         self._runtime.stopping.clear()
+        self._over.clear()
         self._warm_up()
         self._thread = threading.Thread(target=self._loop, args=(broker,), name="upkeep", daemon=True)
         self._thread.start()
 
+    def after_process_message(
+        self,
+        _broker: dramatiq.Broker,
+        _message: MessageProxy,
+        *,
+        result: object = None,  # noqa: ARG002 - the signature is Dramatiq's
+        exception: BaseException | None = None,  # noqa: ARG002 - likewise
+    ) -> None:
+        """A job may have put something onto the agenda."""
+        self._since_job = Stopwatch()
+        if self._is_idle:
+            self.due.set()
+
     def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        """Ends the loop, and tells whoever waits for Redis that the process ends."""
+        """Tells whoever waits for Redis that the process ends.
+
+        The loop goes on: calls may be under way for longer than it takes to be taken for dead.
+        """
         self._runtime.stopping.set()
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        """Waits for the loop and ends the connections."""
+        """Ends the loop and the connections."""
+        self._over.set()
+        self.due.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
         self._runtime.close()
@@ -93,7 +122,7 @@ class Upkeep(dramatiq.Middleware):
         try:
             self._keep_up(broker)
         finally:
-            if not self._runtime.stopping.is_set():
+            if not self._over.is_set():
                 # Without the loop nothing that is due later would ever come: better a new process.
                 logger.critical("upkeep ended unexpectedly; the process ends, to be started anew")
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -101,18 +130,35 @@ class Upkeep(dramatiq.Middleware):
     def _keep_up(self, broker: dramatiq.Broker) -> None:
         since_look = Stopwatch()
         self._look(broker)
-        while not self._runtime.stopping.wait(RELEASE_EVERY_S):
+        while not self._over.is_set():
+            self._guarded("agenda", self._release)
+            self._put_off(broker)
+            self._rest(LOOK_EVERY - since_look.elapsed)
             if since_look.elapsed >= LOOK_EVERY:
                 since_look = Stopwatch()
                 self._look(broker)
-            self._guarded("agenda", self._release)
-            self._put_off(broker)
+        self._guarded("farewell", self._presence.end)
+
+    def _rest(self, until_look: timedelta) -> None:
+        """Lets time pass until there may be something to do."""
+        # First, so that whoever ends a job from now on wakes us.
+        self._is_idle = True
+        has_jobs = isinstance(self._queue, FairQueue) and self._queue.qsize() > 0
+        if has_jobs or self._left_on_agenda or self._since_job.elapsed < IDLE_AFTER:
+            self._is_idle = False
+        pause_s = max(0.0, until_look.total_seconds()) if self._is_idle else RELEASE_EVERY_S
+        self.due.wait(pause_s)
+        self.due.clear()
 
     def _look(self, broker: dramatiq.Broker) -> None:
         self._guarded("definitions", lambda: self._refresh(broker))
         if isinstance(broker, Recovering):
             self._guarded("recovery", lambda: self._recover(broker))
-            self._guarded("mending", self._mender.look)
+            self._looks += 1
+            # An idle process is to cost next to nothing: every other time it does only what cannot wait.
+            if not self._is_idle or self._looks % 2:
+                self._guarded("mending", self._mender.look)
+                self._guarded("heartbeat", self._presence.show)
 
     def _refresh(self, broker: dramatiq.Broker) -> None:
         if self._runtime.registry.refresh() and TICK in broker.actors:
@@ -129,7 +175,7 @@ class Upkeep(dramatiq.Middleware):
                 logger.debug("jobs put off", jobs=len(withdrawn))
 
     def _release(self) -> None:
-        self._runtime.store.agenda.release_due()
+        self._left_on_agenda = self._runtime.store.agenda.release().left
 
     def _recover(self, broker: "Recovering") -> None:
         before = broker.generation

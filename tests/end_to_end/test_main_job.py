@@ -108,7 +108,11 @@ def test_the_message_of_a_finished_job_that_is_delivered_again_makes_no_call(sys
     message = runtime.transport.job_message(envelope, runtime.definitions.get(run.definition).priority)
     queue = f"e2e:queue:{message.queue}"
     runtime.store.connection.calls(
-        [("HSET", f"{queue}.msgs", message.id, message.body), ("RPUSH", queue, message.id)]
+        [
+            ("HSET", f"{queue}.msgs", message.id, message.body),
+            ("RPUSH", queue, message.id),
+            ("PUBLISH", "e2e:wake", message.queue),
+        ]
     )
 
     eventually(lambda: runtime.store.connection.call("HLEN", f"{queue}.msgs") == 0, why=system.log_text())
@@ -163,7 +167,7 @@ def test_a_scheduler_and_a_worker_wait_for_redis_and_end_when_they_are_asked(
     own_redis.start()
 
     runtime = system.open_runtime()
-    eventually(lambda: "tick" in runtime.store.heartbeats(), why=system.log_text())
+    eventually(lambda: runtime.store.heartbeats.last_tick() is not None, why=system.log_text())
     worker.terminate()
     scheduler.terminate()
     assert worker.wait(timeout=30) == 0

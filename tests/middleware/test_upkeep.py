@@ -29,7 +29,7 @@ def broken():
 runtime = SimpleNamespace(
     stopping=Event(), executors=None, definitions=None,
     registry=SimpleNamespace(refresh=lambda: False),
-    store=SimpleNamespace(agenda=SimpleNamespace(release_due=broken)),
+    store=SimpleNamespace(agenda=SimpleNamespace(release=broken), heartbeats=None),
 )
 upkeep.RELEASE_EVERY_S = 0.01
 upkeep.Upkeep(runtime).after_worker_boot(StubBroker(), SimpleNamespace(work_queue=None))

@@ -7,6 +7,7 @@ import tq.cli.tasks
 import tq.cli.limits
 import tq.cli.users
 import tq.cli.runs
+import tq.cli.doctor
 import tq.cli.bench
 import tq.cli.settings  # noqa: F401 - like those above, imported for its commands
 

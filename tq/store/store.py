@@ -6,6 +6,7 @@ from tq.clock import Clock, SystemClock, from_ms
 from tq.settings import Settings
 from tq.store.agenda import Agenda
 from tq.store.connection import Connection
+from tq.store.heartbeats import Heartbeats
 from tq.store.keys import Keys
 from tq.store.ledger import Ledger
 from tq.store.limits import Limits
@@ -17,6 +18,7 @@ from tq.store.results import Results
 from tq.store.runs import Runs
 from tq.store.transport import Transport
 from tq.store.user_pauses import UserPauses
+from tq.store.vitals import Vitals
 
 
 class Store:
@@ -43,6 +45,8 @@ class Store:
         self.limits = Limits(self.connection)
         self.mending = Mending(self.connection, transport, result_history=history, result_ttl=ttl)
         self.orders = Orders(self.connection)
+        self.heartbeats = Heartbeats(self.connection, transport)
+        self.vitals = Vitals(self.connection, transport)
 
     def ping(self) -> None:
         """Sees whether Redis is there.
@@ -58,11 +62,6 @@ class Store:
             return from_ms(self.clock.override_ms)
         seconds, microseconds = self.connection.call("TIME")
         return from_ms(int(seconds) * 1000 + int(microseconds) // 1000)
-
-    def heartbeats(self) -> dict[str, datetime]:
-        """Who last showed that it lives, and when."""
-        found = self.connection.call("HGETALL", self.keys("heartbeat"))
-        return {who: from_ms(int(ms)) for who, ms in found.items()}
 
     def close(self) -> None:
         """Ends all connections."""
