@@ -84,7 +84,7 @@ def test_the_services_of_the_compose_file_are_commands_that_there_are() -> None:
     started = {service["command"] for name, service in services.items() if name != "redis"}
 
     assert {" ".join(command.split()[:2]) for command in started} <= set(COMMANDS)
-    assert started == {"tq worker --shutdown-timeout 50s", "tq scheduler"}
+    assert started == {"tq worker --shutdown-timeout 45s", "tq scheduler"}
 
 
 def test_the_first_task_of_ones_own_is_a_valid_one(tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ class Supervisor:
                 while not self._stop_requests and not (until is not None and until()):
                     _wait(wakeup, CHECK_EVERY)
                     self.poll()
+                if self._stop_requests:
+                    logger.info(
+                        "asked to end; a second signal ends what is left at once",
+                        children=len(self.pids),
+                        stop_timeout_s=self._stop_timeout.total_seconds(),
+                    )
             finally:
                 code = self.stop()
             return code

@@ -82,13 +82,13 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         ),
         Edit(
             "tq/store/lua/release.lua",
-            "return { released, #due }",
-            "return { released, #due, unpack(taken) }",
+            "return { released, #due, redis.call('ZCARD', K.agenda()) }",
+            "return { released, #due, redis.call('ZCARD', K.agenda()), unpack(taken) }",
         ),
         Edit(
             "tq/store/agenda.py",
-            '            now_released, due = self._redis.script("release", limit)\n',
-            '            now_released, due, *taken = self._redis.script("release", limit)\n'
+            '            released, due, left = self._redis.script("release", limit)\n',
+            '            released, due, left, *taken = self._redis.script("release", limit)\n'
             "            if taken:\n"
             f"                {PAUSE}\n"
             '                self._redis.script("enqueue_taken", *taken)\n',

@@ -34,8 +34,9 @@ LOOK_EVERY_S = 1.0
 TOLD_EVERY = timedelta(seconds=10)
 # By default as long as a call may take by default, so that none is cut off.
 SHUTDOWN_TIMEOUT = timedelta(seconds=30)
-# What a worker needs after its last job, to put back what it fetched and close its connections.
-LEAVE_TAKING = timedelta(seconds=5)
+# What a worker has after its last job, to put back what it fetched and close its connections; it ends by
+# itself when that is over (see middleware/departure.py).
+LEAVE_TAKING = timedelta(seconds=10)
 SCHEDULER_STOP_TIMEOUT = timedelta(seconds=5)
 
 

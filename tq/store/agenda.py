@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tq.clock import duration_ms, to_ms
 from tq.models import Envelope, RunId
@@ -11,6 +12,8 @@ from tq.store.transport import QueuedMessage
 
 # One script releases, or puts off, so many entries: about 2 ms of Redis' time.
 BATCH = 200
+# What is told on the channel `wake` when something is due at once.
+DUE_NOW = "agenda"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class PutOff:
     delay: timedelta
 
 
+class Release(NamedTuple):
+    """How many messages were put into their queues, and how many entries wait for their time."""
+
+    messages: int
+    left: int
+
+
 class Agenda:
     """The entries that wait for their time."""
 
@@ -31,12 +41,16 @@ class Agenda:
 
     def release_due(self, *, limit: int = BATCH) -> int:
         """Puts everything that has come due into its queue; returns how many messages that were."""
-        released = 0
+        return self.release(limit=limit).messages
+
+    def release(self, *, limit: int = BATCH) -> Release:
+        """Puts everything that has come due into its queue."""
+        messages = 0
         while True:
-            now_released, due = self._redis.script("release", limit)
-            released += int(now_released)
+            released, due, left = self._redis.script("release", limit)
+            messages += int(released)
             if int(due) < limit:
-                return released
+                return Release(messages, int(left))
 
     def put_off(self, messages: Sequence[PutOff], *, holder: str = "") -> int:
         """Has messages that a process has fetched and not begun come again later; returns how many will.

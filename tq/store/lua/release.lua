@@ -3,7 +3,7 @@
 -- A retry, or a job that was put off, leaves the agenda as it enters the queue, unless the job has ended
 -- meanwhile. A distribution stays, for half a minute later: a distributor that dies is followed by
 -- another, and one that lives sets the entry to its next slot, or removes it.
--- Returns how many messages were put into queues, and how many entries were due at least.
+-- Returns how many messages were put into queues, how many entries were due at least, and how many are left.
 -- include: now
 local WATCH_MS = 30 * 1000
 local BUSY_MS = 1000
@@ -31,4 +31,4 @@ for _, entry in ipairs(due) do
     released = released + 1
   end
 end
-return { released, #due }
+return { released, #due, redis.call('ZCARD', K.agenda()) }

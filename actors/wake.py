@@ -1,0 +1,69 @@
+"""Consumers are told when there is something in their queue, instead of asking for it again and again.
+
+Whoever puts messages into a queue publishes its name, once per script. Each worker process listens in one
+thread, and wakes the consumer of that queue; or whoever keeps the agenda, if something there is due at
+once. Nothing depends on it but time: a consumer that was not told asks by itself every few seconds, and
+every second while its process cannot listen.
+"""
+
+import threading
+from contextlib import closing
+
+import dramatiq
+import redis
+from loguru import logger
+
+from actors.broker import Broker
+from tq.store.agenda import DUE_NOW
+from tq.store.connection import open_client
+
+LISTEN_AGAIN_S = 1.0
+# So long the thread may take to notice that it is to end.
+WAIT_S = 0.25
+
+
+class WakeUps(dramatiq.Middleware):
+    """Listens from the worker's boot to its end."""
+
+    def __init__(self, redis_url: str, *, agenda: threading.Event) -> None:
+        """`agenda` is what wakes its keeper."""
+        self._redis_url = redis_url
+        self._agenda = agenda
+        self._stopping = threading.Event()
+
+    def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        """Begins to listen."""
+        if isinstance(broker, Broker):
+            self._stopping.clear()
+            threading.Thread(target=self._listen, args=(broker,), name="wake-ups", daemon=True).start()
+
+    def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        """Ends listening."""
+        self._stopping.set()
+
+    def _listen(self, broker: Broker) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._hear(broker)
+            except redis.RedisError as error:
+                logger.debug("wake-ups not heard for a moment", reason=str(error))
+            broker.is_told = False
+            # What was put into queues meanwhile is not to wait until the next time that they would look.
+            broker.wake()
+            self._stopping.wait(LISTEN_AGAIN_S)
+
+    def _hear(self, broker: Broker) -> None:
+        client = open_client(self._redis_url, decode_responses=True, retries=0)
+        with closing(client), client.pubsub() as channel:
+            channel.subscribe(broker.wake_channel)
+            while not self._stopping.is_set():
+                heard = channel.get_message(timeout=WAIT_S)
+                if heard is None:
+                    continue
+                if heard["type"] == "subscribe":
+                    broker.is_told = True
+                    broker.wake()
+                elif heard["type"] == "message" and heard["data"] == DUE_NOW:
+                    self._agenda.set()
+                elif heard["type"] == "message":
+                    broker.wake(heard["data"])
