@@ -31,6 +31,11 @@ _FIRST_DAY = date(1970, 1, 1)
 _FIRST_MONDAY = date(1970, 1, 5)
 
 
+def falls_once_a_date(interval: Interval) -> bool:
+    """Whether no local date has more than one occurrence: not of minutes, hours, or a cron expression of several times."""
+    return interval.type not in SUB_DAILY and _has_one_time(interval)
+
+
 def next_after(interval: Interval, instant: datetime) -> datetime:
     """The first occurrence strictly later than an instant, in UTC.
 
@@ -102,7 +107,7 @@ def _elapsed_grid(interval: Interval, zone: ZoneInfo) -> tuple[datetime, timedel
 
 def _ascending_by_wall_time(interval: Interval, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
     """The occurrences by wall time, in order; it begins before `after`, and an instant may come twice."""
-    once = _falls_once_a_date(interval)
+    once = _has_one_time(interval)
     local = after.astimezone(zone)
     # Walls before the local time can still lie ahead: those being shifted out of a gap, and, in the first
     # pass of a fold, those that come again. Outside a fold the repetition is nothing.
@@ -119,7 +124,7 @@ def _ascending_by_wall_time(interval: Interval, zone: ZoneInfo, after: datetime)
 
 def _latest_by_wall_time(interval: Interval, zone: ZoneInfo, after: datetime, until: datetime) -> datetime:
     """The last occurrence not later than `until`, or `after` if there is none between."""
-    once = _falls_once_a_date(interval)
+    once = _has_one_time(interval)
     local = until.astimezone(zone)
     # In the second pass of a fold, walls later than the local time have been before.
     repetition = until - local.replace(fold=0).astimezone(UTC)
@@ -132,7 +137,7 @@ def _latest_by_wall_time(interval: Interval, zone: ZoneInfo, after: datetime, un
     return latest
 
 
-def _falls_once_a_date(interval: Interval) -> bool:
+def _has_one_time(interval: Interval) -> bool:
     if interval.expression is None:
         return True
     minute, hour = interval.expression.split()[:2]

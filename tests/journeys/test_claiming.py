@@ -6,9 +6,9 @@ from zoneinfo import available_timezones
 import pytest
 
 from tests.journeys.conftest import Begin
-from tq.models import Interval, Missed, RunStatus, UserId
+from tq.models import ExecutionResult, Interval, Missed, Outcome, RunStatus, UserId
 from tq.store.preferences import Enable
-from tq.testing import make_task, utc
+from tq.testing import FakeExecutor, make_task, utc
 from tq.testing.journey import Journey
 
 
@@ -156,6 +156,23 @@ def test_what_falls_due_in_a_pause_is_skipped_and_not_made_up_for(begin: Begin, 
     assert [job.scheduled_at.hour for job in journey.executor.jobs if job.task_id == "other_task"] == [9]
 
 
+@pytest.mark.parametrize("missed", Missed)
+def test_a_pause_over_an_outage_is_not_made_up_for_by_whoever_resumes_before_the_first_tick(
+    begin: Begin, missed: Missed
+) -> None:
+    journey = begin(make_task(interval=Interval.hourly(), window=0, missed=missed), at="2026-11-24T08:30")
+    journey.enable("ada", "email_digest")
+
+    journey.pause()
+    journey.sleep_until("2026-11-24T11:10")
+    journey.resume()
+    journey.until("2026-11-24T11:50")
+
+    skipped = [(run.nominal_at.hour, run.reason) for run in journey.runs()]
+    assert skipped == [(9, "paused"), (10, "paused"), (11, "paused")]
+    assert journey.executor.jobs == []
+
+
 def test_skip_makes_up_for_nothing(begin: Begin) -> None:
     journey = begin(make_task(interval=Interval.hourly(), window=0, missed="skip"), at="2026-11-24T08:30")
     journey.enable("ada", "email_digest")
@@ -276,6 +293,69 @@ def test_a_traveller_who_has_not_been_served_today_is_served_there(begin: Begin)
     journey.until("2026-11-24T20:00")
 
     assert [f"{job.scheduled_at:%d %H:%M}" for job in journey.executor.jobs] == ["24 14:00"]
+
+
+def test_a_traveller_is_served_as_often_a_day_as_the_task_says(begin: Begin) -> None:
+    task = make_task(interval=Interval.cron("0 9,12,15 * * *", timezone="user"), window=0)
+    journey = begin(task, at="2026-11-24T00:00")
+    journey.enable("ada", "email_digest", timezone="Europe/Berlin")
+
+    journey.until("2026-11-24T08:30")
+    journey.relocate("ada", "Europe/London")
+    journey.until("2026-11-26T00:00")
+
+    served = [f"{job.scheduled_at:%d %H:%M}" for job in journey.executor.jobs]
+    assert served == ["24 08:00", *(f"{day} {hour}:00" for day in (24, 25) for hour in ("09", 12, 15))]
+
+
+def test_a_traveller_takes_an_interval_of_their_own_and_is_served_by_it_that_day(begin: Begin) -> None:
+    task = make_task(interval=Interval.daily(at="09:00", timezone="user"), window=0)
+    journey = begin(task, at="2026-11-24T07:00")
+    journey.enable("ada", "email_digest", timezone="UTC")
+    journey.relocate("ada", "Europe/Berlin")
+    journey.until("2026-11-24T08:30")
+
+    journey.enable("ada", "email_digest", interval=Interval.daily(at="18:00", timezone="user"))
+    journey.until("2026-11-25T00:00")
+
+    assert [job.scheduled_at.hour for job in journey.executor.jobs] == [8, 17]
+
+
+def test_a_traveller_is_served_once_that_date_though_an_older_job_ended_after_its_own(begin: Begin) -> None:
+    throttled = ExecutionResult(outcome=Outcome.THROTTLED, retry_after=timedelta(hours=10))
+    executor = FakeExecutor(
+        lambda job: throttled if job.scheduled_at.day == 24 else ExecutionResult.success()
+    )
+    interval = Interval.daily(at="09:00", timezone="user")
+    task = make_task(interval=interval, window=0, max_lateness="2d", retry_after_max="20h")
+    journey = begin(task, at="2026-11-24T07:00", executor=executor, mends=True)
+    journey.enable("ada", "email_digest", timezone="Europe/Berlin")
+
+    journey.until("2026-11-25T08:30")
+    journey.relocate("ada", "America/New_York")
+    journey.until("2026-11-25T20:00")
+
+    ended = [result.scheduled_at.day for result in journey.results("ada", "email_digest")]
+    assert ended == [24, 25]
+    assert [job.scheduled_at.hour for job in executor.jobs if job.scheduled_at.day == 25] == [8]
+
+
+def test_who_travels_on_in_a_run_without_a_part_in_it_gets_none(begin: Begin) -> None:
+    task = make_task(interval=Interval.daily(at="09:00", timezone="user"), window="30m")
+    journey = begin(task, at="2026-11-24T07:59")
+    users = [f"user-{number}" for number in range(10)]
+    for user in users:
+        journey.enable(user, "email_digest", timezone="Europe/Berlin")
+
+    journey.until("2026-11-24T08:40")
+    for user in users:
+        journey.relocate(user, "America/New_York")
+    journey.until("2026-11-24T14:01")
+    for user in users:
+        journey.relocate(user, "America/Los_Angeles")
+    journey.until("2026-11-24T23:00")
+
+    assert sorted(journey.executor.users) == sorted(users)
 
 
 def test_moving_house_in_mid_run_neither_loses_nor_doubles_anybody(begin: Begin) -> None:

@@ -455,6 +455,7 @@ def test_a_suspect_for_whose_call_there_is_no_slot_is_not_blamed(
         with pytest.raises(NotNow):
             execute_step.execute(journey.runtime, envelope)
     limiter.stop()
+    journey.resume()
     execute_step.execute(journey.runtime, envelope)
 
     assert journey.run(run.id).counts.success == 1

@@ -413,13 +413,32 @@ def test_an_occurrence_of_a_task_that_is_not_paused_is_claimed(store: Store, oth
     assert claim(store, share_of()) == (1, 1)
 
 
-def test_an_occurrence_after_a_pause_is_claimed(store: Store) -> None:
+def test_an_occurrence_at_the_end_of_a_pause_is_claimed(store: Store) -> None:
     enable(store, names(4))
-    frozen(store).move_to(NINE)
-    store.orders.pause(DIGEST, until=NINE + HOUR / 2)
+    frozen(store).move_to(NINE - HOUR)
+    store.orders.pause(DIGEST, until=NINE)
     frozen(store).move_to(NOW)
 
     assert claim(store, share_of()) == (1, 1)
+
+
+@pytest.mark.parametrize("pauses_again", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["ended", "resumed"])
+def test_an_occurrence_in_a_pause_is_skipped_though_that_is_over(
+    store: Store, is_resumed: bool, pauses_again: bool
+) -> None:
+    enable(store, names(4))
+    frozen(store).move_to(NINE)
+    store.orders.pause(DIGEST, until=None if is_resumed else NINE + HOUR / 2)
+    frozen(store).move_to(NINE + HOUR / 2)
+    if is_resumed:
+        store.orders.resume(DIGEST)
+    if pauses_again:
+        store.orders.pause(DIGEST)
+    frozen(store).move_to(NOW)
+
+    assert claim(store, share_of()) == (1, 0)
+    assert store.runs.get(RUN).reason == "paused"
 
 
 @pytest.mark.parametrize("overlap", Overlap)

@@ -115,7 +115,6 @@ def test_the_last_few_results_of_a_user_are_kept_newest_first(store: Store) -> N
     results = store.results.of(DIGEST, ADA)
 
     assert results == [end.result for end in reversed(ends)][:HISTORY]
-    assert store.results.newest(DIGEST, ADA) == results[0]
 
 
 def test_results_are_kept_as_long_as_the_setting_says(store: Store) -> None:
@@ -134,7 +133,6 @@ def test_results_are_kept_as_long_as_the_setting_says(store: Store) -> None:
 
 def test_a_user_without_results_has_none(store: Store) -> None:
     assert store.results.of(DIGEST, ADA) == []
-    assert store.results.newest(DIGEST, ADA) is None
     assert list(store.results.failures(DIGEST)) == []
 
 

@@ -13,10 +13,21 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from tq.errors import RunNotFound, TaskNotFound
-from tq.models import Envelope, Interval, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskType
-from tq.models.interval import SUB_DAILY
+from tq.models import (
+    Envelope,
+    Interval,
+    Run,
+    RunCounts,
+    RunId,
+    RunKind,
+    RunStatus,
+    Share,
+    TaskType,
+    scheduled_run_id,
+)
 from tq.models.runs import Wait
 from tq.runtime import Runtime
+from tq.schedule import falls_once_a_date
 from tq.slots import LAST_PLACE, last_place_due, next_slot, slot_offset
 from tq.store.ledger import Step
 from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member
@@ -173,20 +184,28 @@ def _is_expected(runtime: Runtime, run: Run, task: TaskType, share: Share, membe
         return True
     if run.nominal_at <= member.rezoned_at:
         return False
-    return interval.type in SUB_DAILY or not _served_on_that_date(runtime, run, cohort.zone, member)
+    return not (
+        falls_once_a_date(interval)
+        and _was_served_on_that_date(runtime, run, cohort.zone, member, member.rezoned_at)
+    )
 
 
-def _served_on_that_date(runtime: Runtime, run: Run, zone: str, member: Member) -> bool:
-    there = ZoneInfo(zone)
-    date = run.nominal_at.astimezone(there).date()
+def _was_served_on_that_date(
+    runtime: Runtime, run: Run, zone: str, member: Member, rezoned_at: datetime
+) -> bool:
+    """Whether the member has had that local date's turn before the change of zone, and none after it."""
     # Open jobs first: one that ends in between is among the results by then.
     others = [other for other in runtime.store.runs.active(run.task_id) if other != run.id]
-    nominal_times = [
-        runtime.store.runs.get(other).nominal_at
+    had = [
+        (other, runtime.store.runs.get(other).nominal_at)
         for other in others
         if runtime.store.runs.is_open([other], member.user_id)
     ]
-    last = runtime.store.results.newest(run.task_id, member.user_id)
-    if last is not None:
-        nominal_times.append(last.scheduled_at)
-    return any(nominal.astimezone(there).date() == date for nominal in nominal_times)
+    # Not only the newest: a job may end long after one that was due later.
+    results = runtime.store.results.of(run.task_id, member.user_id)
+    had += [(result.run_id, result.scheduled_at) for result in results]
+    if any(at > rezoned_at and one == scheduled_run_id(run.task_id, at) for one, at in had):
+        return False
+    there = ZoneInfo(zone)
+    date = run.nominal_at.astimezone(there).date()
+    return any(at.astimezone(there).date() == date for _, at in had)

@@ -72,8 +72,3 @@ class Results:
         members = self._redis.call("ZREVRANGE", index, 0, limit - 1)
         texts = self._redis.call("HMGET", bodies, *members) if members else []
         return (JobResult.from_json(text) for text in texts if text is not None)
-
-    def newest(self, task_id: TaskId, user_id: UserId) -> JobResult | None:
-        """The newest result of a user's task, if any is kept."""
-        text = self._redis.call("LINDEX", self._keys("results", task_id, user_id), 0)
-        return None if text is None else unpack_result(task_id, user_id, text)

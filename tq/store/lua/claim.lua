@@ -5,13 +5,14 @@
 --       needs none), the instant from which to look on, start, spread, deadline (ms), the reason
 --       for which it is skipped ('' if it is not)
 -- The due entry is the fence: a share whose entry has moved was claimed by another.
--- An occurrence that lies in a pause is skipped; one that fell due before it is a run that waits.
+-- An occurrence that lies in a pause is skipped, also if that is over; one that fell due before it is a run
+-- that waits.
 -- A scheduled run that exists gets the shares that it lacks; one that was asked for exists once.
 -- Returns how many shares were claimed, and how many of them are to be carried out.
 -- include: now
 -- include: cohorts
 -- include: ledger
--- include: pauses
+-- include: past_pauses
 local run, task, kind, nominal = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local definition, overlap = ARGV[6], ARGV[7]
 local run_key, shares_key = K.run(run), K.shares(run)
@@ -39,11 +40,10 @@ local function overlapping(cohort)
   return nil
 end
 
--- What becomes of an occurrence because operators have paused its task, or everything: the same.
+-- What becomes of an occurrence because operators had paused its task, or everything: the same.
 local function paused()
   for _, scope in ipairs({ task, '*' }) do
-    local pause = pause_at(scope, now)
-    if pause and pause.since <= tonumber(nominal) then return 'paused' end
+    if was_paused(scope, tonumber(nominal)) then return 'paused' end
   end
   return nil
 end
@@ -63,7 +63,7 @@ for i = 12, #ARGV, 7 do
   local cohort, seen, next_look = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local start, spread, deadline, skip = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
   if take_due(cohort, seen, next_look) then
-    if skip == '' and kind == 'schedule' then skip = paused() or overlapping(cohort) or '' end
+    if kind == 'schedule' then skip = paused() or (skip ~= '' and skip) or overlapping(cohort) or '' end
     local prefix = shares .. ':'
     redis.call('HSET', shares_key, prefix .. 'cohort', cohort, prefix .. 'cursor', '-1', prefix .. 'start', start,
       prefix .. 'spread', spread, prefix .. 'deadline', deadline, prefix .. 'done', skip == '' and '0' or '1', prefix .. 'open', 0)
@@ -104,6 +104,7 @@ if live > 0 then
   redis.call('SADD', K.running(), run)
   redis.call('ZADD', K.agenda(), now + tonumber(ARGV[8]), 'd|' .. run)
   redis.call('HSET', K.agenda_messages(), 'd|' .. run, ARGV[9] .. '\n' .. ARGV[10] .. '\n' .. ARGV[11])
+  if tonumber(ARGV[8]) == 0 then redis.call('PUBLISH', K.wake(), 'agenda') end
 elseif redis.call('HEXISTS', run_key, 'status') == 0 then
   redis.call('HSET', run_key, 'status', 'skipped', 'reason', reason_seen, 'ended_at', string.format('%d', now))
   redis.call('EXPIRE', run_key, RUN_RETENTION_S)

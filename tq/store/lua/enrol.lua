@@ -176,6 +176,8 @@ local function stay_in_claimed_runs(task, cell, new_cell, user)
         if done == '0' and tonumber(cursor) < place and was_there
           and is_in(cell, cohort) and not is_in(new_cell, cohort) then
           redis.call('ZADD', K.members(run, share), place, user)
+          -- Who came there by a change of zone may have had that date's turn elsewhere.
+          if rezoned_at > 0 then redis.call('HSET', K.travelled(run, share), user, string.format('%d', rezoned_at)) end
         end
       end
     end
@@ -186,6 +188,7 @@ local function forget_in_runs(task, user)
   for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
     for share = 0, tonumber(redis.call('HGET', K.run(run), 'shares')) - 1 do
       redis.call('ZREM', K.members(run, share), user)
+      redis.call('HDEL', K.travelled(run, share), user)
     end
   end
 end

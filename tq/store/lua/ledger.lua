@@ -14,7 +14,9 @@ local function close_if_done(run, now)
   redis.call('SREM', K.active(task), run)
   redis.call('ZREM', K.agenda(), 'd|' .. run)
   redis.call('HDEL', K.agenda_messages(), 'd|' .. run)
-  for share = 0, tonumber(redis.call('HGET', run_key, 'shares')) - 1 do redis.call('DEL', K.members(run, share)) end
+  for share = 0, tonumber(redis.call('HGET', run_key, 'shares')) - 1 do
+    redis.call('DEL', K.members(run, share), K.travelled(run, share))
+  end
   redis.call('EXPIRE', run_key, RUN_RETENTION_S)
   redis.call('EXPIRE', K.shares(run), RUN_RETENTION_S)
   return true

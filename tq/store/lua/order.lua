@@ -4,14 +4,17 @@
 -- Returns 1 when it is given. Of a withdrawal: whether there was one. Of a pause whose end has come
 -- already: -1, and nothing is changed.
 -- include: now
--- include: pauses
+-- include: past_pauses
 local kind, scope, text = ARGV[2], ARGV[3], ARGV[4]
 local orders = kind == 'pause' and K.paused() or K.ordered()
 local answer = 1
 if text == '' then
-  local is_over = kind == 'pause' and not pause_at(scope, now)
-  answer = redis.call('HDEL', orders, scope)
-  if is_over then answer = 0 end
+  if kind == 'pause' then
+    answer = pause_at(scope, now) and 1 or 0
+    end_pause(scope, now)
+  else
+    answer = redis.call('HDEL', orders, scope)
+  end
 else
   local order = cjson.decode(text)
   if kind == 'pause' then
@@ -19,6 +22,7 @@ else
     -- Who pauses what is paused changes why, and until when, but not since when nobody is called.
     local there = pause_at(scope, now)
     order.since = there and there.since or math.floor(now)
+    if not there then end_pause(scope, now) end
   else
     order.at = math.floor(now)
   end

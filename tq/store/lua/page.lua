@@ -6,7 +6,7 @@
 --       the run and the share ('' and 0 to read a cohort by itself)
 -- Returns the place up to which everybody has been returned, and a count of how often anybody has
 -- left the task; then per member: user, place, settings ('' when there are none), and when (ms) it
--- changed its cohort and its zone lately ('' when not).
+-- changed its cohort and its zone lately ('' when not; of who is listed, before it left).
 -- All cells are read at one instant, so nobody who moves between them is passed over or met twice.
 -- include: places
 -- include: cohorts
@@ -22,12 +22,12 @@ local reached = upto
 if size > wanted then reached = math.min(upto, after + math.ceil(wanted / size * PLACES)) end
 local users, answer = {}, { reached, redis.call('GET', K.departures(task)) or '0' }
 
-local function add(user, place, settings)
+local function add(user, place, settings, rezoned)
   table.insert(answer, user)
   table.insert(answer, place)
   table.insert(answer, settings)
   table.insert(answer, '')
-  table.insert(answer, '')
+  table.insert(answer, rezoned)
 end
 
 for _, cell in ipairs(cells) do
@@ -37,7 +37,7 @@ for _, cell in ipairs(cells) do
     local entries = redis.call('ZRANGEBYSCORE', K.leaf(task, cell, start), '(' .. after, reached, 'WITHSCORES')
     for i = 1, #entries, 2 do
       table.insert(users, entries[i])
-      add(entries[i], entries[i + 1], '')
+      add(entries[i], entries[i + 1], '', '')
     end
   end
 end
@@ -60,7 +60,9 @@ end
 local entries = redis.call('ZRANGEBYSCORE', listed, '(' .. after, reached, 'WITHSCORES')
 for i = 1, #entries, 2 do
   if is_enabled(task, entries[i]) then
-    add(entries[i], entries[i + 1], redis.call('HGET', K.settings(task), entries[i]) or '')
+    local settings = redis.call('HGET', K.settings(task), entries[i]) or ''
+    local rezoned = redis.call('HGET', K.travelled(ARGV[7], ARGV[8]), entries[i]) or ''
+    add(entries[i], entries[i + 1], settings, rezoned)
   end
 end
 return answer
