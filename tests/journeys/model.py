@@ -66,6 +66,7 @@ class Reply:
 Replies = Callable[[str, str, datetime, int], Reply]  # to task, user, nominal time, attempt
 Ending = tuple[str, int]  # how, and after how many calls
 Who = tuple[str, str, datetime]  # task, user, nominal time
+Call = tuple[Who, int, datetime, datetime]  # which attempt, when, and when the user's slot began
 Cohort = tuple[str, Interval | None]  # zone or `*`, own interval
 
 
@@ -266,7 +267,7 @@ class Model:
         self, tasks: Sequence[TaskType], *, at: datetime, until: datetime, replies: Replies, jitter: float
     ) -> None:
         self.now = at
-        self.calls: list[tuple[Who, int, datetime]] = []
+        self.calls: list[Call] = []
         self.ends: dict[Who, list[Ending]] = defaultdict(list)
         self.runs: dict[tuple[str, datetime], Run] = {}
         self._calendar = Calendar(at - 3 * DAY, until + 70 * DAY)
@@ -602,7 +603,8 @@ class Model:
         if share.run.cancelled or self.now > share.deadline:
             self._end(job, self._unmade(share), calls=job.attempt - 1)
             return
-        self.calls.append(((task.id, job.user_id, nominal), job.attempt, self.now))
+        slot = share.slot_of(job.user_id)
+        self.calls.append(((task.id, job.user_id, nominal), job.attempt, self.now, slot))
         reply = self._replies(task.id, job.user_id, nominal, job.attempt)
         left = share.deadline - self.now
         spent, wait = job.spent, timedelta(0)

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.conftest import Begin
-from tests.journeys.model import Answer, Ending, Model, Reply, Who
+from tests.journeys.model import Answer, Call, Ending, Model, Reply, Who
 from tq.clock import from_ms, to_ms
 from tq.models import (
     ErrorDetail,
@@ -115,7 +115,7 @@ OFTEN = {"minutes": USERS[:2], "hours": USERS[1:5], "elapsed": USERS[3:6]}
 INTERVALS: dict[str, tuple[Interval, ...]] = {
     "minutes": (Interval.minutely(120), Interval.hourly(5)),
     "hours": (Interval.hourly(3), Interval.minutely(150)),
-    "weeks": (Interval.weekly("wed", at="09:00", timezone="user"),),
+    "weeks": (Interval.weekly("sun", every=2, at="09:00", timezone="user"),),
     "month_end": (Interval.monthly("last", at="00:00", timezone="user"),),
     "fridays": (Interval.cron("30 2 * * 0,3", timezone="Europe/Berlin"),),
     "noon": (Interval.daily(at="18:00", timezone="Asia/Kolkata"),),
@@ -143,7 +143,7 @@ class Endpoint:
     """Answers each attempt as a hash of it says, and notes when it was made."""
 
     def __init__(self, seed: int) -> None:
-        self.calls: list[tuple[Who, int, datetime]] = []
+        self.calls: list[Call] = []
         self.now: Callable[[], datetime] = lambda: START
         self._seed = seed
 
@@ -155,7 +155,8 @@ class Endpoint:
         return Reply(answer, chance.choice(WAITS))
 
     def answer(self, job: Job) -> ExecutionResult:
-        self.calls.append(((job.task_id, job.user_id, job.scheduled_at), job.attempt, self.now()))
+        who = (job.task_id, job.user_id, job.scheduled_at)
+        self.calls.append((who, job.attempt, self.now(), job.execute_after))
         reply = self.reply(job.task_id, job.user_id, job.scheduled_at, job.attempt)
         error = ErrorDetail(code=f"HTTP_{reply.answer.value}")
         match reply.answer:
@@ -353,10 +354,10 @@ def _ending_of(result: JobResult) -> Ending:
     return f"{result.status}{reason}", result.attempts
 
 
-def _calls(made: Iterable[tuple[Who, int, datetime]]) -> Facts:
-    facts: dict[tuple[datetime, str], list[datetime]] = defaultdict(list)
-    for (task, user, nominal), attempt, at in made:
-        facts[nominal, f"call {attempt} of {task} to {user}"].append(at)
+def _calls(made: Iterable[Call]) -> Facts:
+    facts: dict[tuple[datetime, str], list[tuple[datetime, datetime]]] = defaultdict(list)
+    for (task, user, nominal), attempt, at, slot in made:
+        facts[nominal, f"call {attempt} of {task} to {user}"].append((at, slot))
     return {**facts}
 
 
