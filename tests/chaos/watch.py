@@ -118,7 +118,7 @@ class Watch:
         while not self._ending.is_set():
             with contextlib.suppress(redis.RedisError), self._client() as client:
                 look(client)
-            self._ending.wait(0.1)
+            self._ending.wait(0.02)
 
     def _client(self) -> "redis.Redis":
         return redis.Redis(
@@ -131,6 +131,8 @@ class Watch:
 
     def _listen(self, client: "redis.Redis") -> None:
         """Notes when each end is stored: a result is pushed."""
+        # Refused while Redis loads its file: it would tell of every push that it makes again.
+        client.ping()
         prefix = f"__keyspace@0__:{self._keys.prefix}results:"
         with client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.psubscribe(f"{prefix}*")
