@@ -14,7 +14,6 @@ from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
 from middleware.presence import SchedulerPresence
 from middleware.rate_limit import RateLimit
-from middleware.suspects import Suspects
 from middleware.upkeep import Upkeep
 from tq.runtime import Runtime
 
@@ -36,10 +35,9 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             Departure(),
             # Ends after the limiter, which has a last word for Redis.
             upkeep,
-            FairDispatch(runtime.limiter),
+            FairDispatch(runtime.limiter, runtime.bookkeeper),
             ErrorRates(runtime),
             RateLimit(runtime),
-            Suspects(),
         ],
         runtime.store.agenda,
     )

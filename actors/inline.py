@@ -12,7 +12,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.worker import WorkerThread
 
 from actors.assembly import assemble
-from actors.broker import as_put_off, put_off_for
+from actors.consumer import as_put_off, put_off_for
 from actors.transport import OutboxTransport
 from middleware.fairness import FairQueue
 from tq.errors import InvalidSetting, NotNow
@@ -30,7 +30,7 @@ class InlineWorker:
         self._runtime = runtime
         self._outbox = runtime.transport.outbox
         self.broker = broker
-        self._work_queue = FairQueue(runtime.limiter)
+        self._work_queue = FairQueue(runtime.limiter, runtime.bookkeeper)
         sources = {
             name: _Source(broker.consume(name, prefetch=1_000_000, timeout=0), runtime.store.agenda)
             for name in broker.queues

@@ -48,7 +48,15 @@ class DramatiqTransport:
             f"  return redis.call('SISMEMBER', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1\n"
             f"end\n"
         )
-        # What Dramatiq's own `ack` does, but for the body, which it would throw away.
+        # What Dramatiq's own `ack` does.
+        self.acknowledge_lua = (
+            f"local function acknowledge(holder, queue, id)\n"
+            f"  if redis.call('SREM', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1 then\n"
+            f"    redis.call('HDEL', '{prefix}:'..queue..'.msgs', id)\n"
+            f"  end\n"
+            f"end\n"
+        )
+        # Likewise, but for the body, which it would throw away.
         self.take_back_lua = (
             f"local function take_back(holder, queue, id)\n"
             f"  if redis.call('SREM', '{prefix}:__acks__.'..holder..'.'..queue, id) == 0 then return false end\n"
@@ -85,6 +93,7 @@ class OutboxTransport(DramatiqTransport):
             f"local function queued(queue, id) return false end\n"
         )
         self.holds_lua = "local function holds(holder, queue, id) return true end\n"
+        self.acknowledge_lua = "local function acknowledge(holder, queue, id) end\n"
         self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
         self.backlog_lua = (
             "local function first_of(queue) return '' end\nlocal function backlog(queue) return 0, 0 end\n"

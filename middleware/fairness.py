@@ -1,66 +1,147 @@
-"""The worker's queue, fair over priorities and tasks, that hands out a job only with a slot for it.
+"""The worker's queue: fair over priorities and tasks, at the limiter's pace, with the ledger's leave.
 
 Dramatiq's own is strict: as long as something more urgent waits, nothing else is served. And a job
-that had to wait for its slot in a thread would keep others from theirs.
+that had to wait for its slot in a thread would keep others from theirs. Here a job is handed out when
+it has its slot and the ledger has said that it may begin, which the bookkeeper asks for some jobs ahead.
+
+Jobs that may have killed the process that had them before are handed out with no other beside them. What
+a dead process had begun comes back through a queue of its own (Dramatiq's issue 213: else it would come
+back again and again, and take its neighbours with it). If such a suspect kills once more, it alone was begun,
+and the ledger, which counts suspects as they begin, knows whom to blame. Between two of them others get their turn.
 """
 
 import queue
 import random
+import threading
 import time
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import dramatiq
+from dramatiq.broker import MessageProxy
 
+from tq.bookkeeper import Bookkeeper
 from tq.lanes import Lanes
 from tq.limiter import Limiter
-from tq.models import SUSPECTS, Envelope, Priority, TaskId
+from tq.models import SUSPECTS, Envelope, TaskId
 
 # With the default of twice the threads, a consumer that has its fill sleeps while threads go idle.
 LEAST_PREFETCH = 64
 # What would wait here for longer goes back, and makes room for what need not.
 HOLD_S = 10.0
+# So many jobs are begun ahead of their threads. Each of them is a suspect if the process dies.
+MOST_AHEAD = 32
+# A suspect that has no slot for so long lets others pass.
+DRAIN_FOR_S = 1.0
+
+
+@runtime_checkable
+class Acknowledging(Protocol):
+    """A broker whose messages of jobs are acknowledged with the job's end, by the ledger."""
+
+    def settled(self, jobs: Sequence[Envelope]) -> None:
+        """The messages of these are acknowledged."""
+        ...
 
 
 class FairDispatch(dramatiq.Middleware):
-    """Gives a worker the fair queue before any of its threads exists, and the limiter its life."""
+    """Gives a worker the fair queue before any of its threads exists, and limiter and bookkeeper their life."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, bookkeeper: Bookkeeper) -> None:
         self._limiter = limiter
+        self._bookkeeper = bookkeeper
+        self._queue = FairQueue(limiter, bookkeeper)
 
-    def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Replaces the worker's queue."""
-        worker.work_queue = FairQueue(self._limiter)
+        worker.work_queue = self._queue = FairQueue(self._limiter, self._bookkeeper)
         worker.queue_prefetch = max(LEAST_PREFETCH, worker.queue_prefetch)
         self._limiter.start(worker.worker_threads)
+        if isinstance(broker, Acknowledging):
+            self._bookkeeper.start(self._queue, on_settled=broker.settled)
+
+    def after_process_message(
+        self,
+        _broker: dramatiq.Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,  # noqa: ARG002 - the signature is Dramatiq's
+        exception: BaseException | None = None,  # noqa: ARG002 - likewise
+    ) -> None:
+        """The job has been worked."""
+        self._queue.worked(message)
+
+    def after_skip_message(self, _broker: dramatiq.Broker, message: MessageProxy) -> None:
+        """Likewise, for after a skip no other hook runs."""
+        self._queue.worked(message)
+
+    def before_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        """Has no more jobs begin."""
+        self._bookkeeper.close()
+        self._queue.close()
 
     def after_worker_shutdown(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        """Reports what is left to report."""
+        """Writes and reports what is left to be."""
+        self._bookkeeper.stop()
         self._limiter.stop()
 
 
 class FairQueue(queue.PriorityQueue[Any]):
-    """A thread-safe queue of Dramatiq's work items, in the order of `Lanes`, at the limiter's pace."""
+    """A thread-safe queue of Dramatiq's work items, in the order of `Lanes`.
 
-    def __init__(self, limiter: Limiter) -> None:
+    While the bookkeeper runs, jobs go through its hands: taken from the lanes with a slot, then `ready` for a
+    thread, then under way until their end is stored. Without it they go from the lanes to a thread.
+    """
+
+    def __init__(self, limiter: Limiter, bookkeeper: Bookkeeper) -> None:
         super().__init__()
         self._limiter = limiter
+        self._bookkeeper = bookkeeper
         self._lanes: Lanes[Any] = Lanes()
+        self._suspects: deque[Any] = deque()
+        self._ready: deque[Any] = deque()
+        self._under_way: dict[int, Any] = {}  # by the envelope; held, so that no other gets its id
+        self._alone: Envelope | None = None  # the suspect that is under way
+        self._is_draining = False  # nothing begins, until a suspect can
+        self._others_first = False
+        self._threads = threading.Condition(limiter.lock)  # that wait for something to do
+        self._is_closed = False
+        self._idle = 0
+        self._unprompted = 0  # takes, since jobs were handed out, by threads that had not to be woken
 
     def qsize(self) -> int:
         """How many items wait."""
         with self._limiter.lock:
-            return len(self._lanes)
+            return len(self._lanes) + len(self._suspects) + len(self._ready)
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002 - the signature is queue.Queue's
         """Has an item wait."""
         with self.mutex:
             self.unfinished_tasks += 1
-        self._add(item)
+        envelope = _envelope(item)
+        limiter = self._limiter
+        # Before the lock: to know a task's limit may take a question to Redis.
+        limit, weight = limiter.limit_of(envelope) if envelope else (None, 0)
+        with limiter.lock:
+            if envelope is None or limit is None:
+                self._lanes.put(item, lane=item.message.queue_name)
+                self._wake(1)
+                return
+            envelope.is_suspect = item.message.queue_name == SUSPECTS
+            if envelope.is_suspect:
+                self._suspects.append(item)
+            else:
+                self._lanes.put(item, lane=item.message.queue_name, task=envelope.task_id)
+            limiter.wait(envelope, limit, weight)
+            limiter.pass_on()
+            if self._idle and not self._ready:
+                self._bookkeeper.hurry()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """The item whose turn it is; a job only if there is a slot for it, unless `block` is off.
+        """The item whose turn it is; a job only if it may begin, unless `block` is off.
 
         Raises:
             queue.Empty: if there was none in time.
@@ -68,30 +149,45 @@ class FairQueue(queue.PriorityQueue[Any]):
         limiter = self._limiter
         with limiter.lock:
             if not block:
-                return self._take(gated=False)
+                return self._take_any()
             until = time.monotonic() + (float("inf") if timeout is None else timeout)
+            is_prompted = False  # by being woken
             while True:
                 try:
-                    item = self._take(gated=limiter.is_running)
-                except queue.Empty:
+                    item = self._take()
+                except IndexError:
                     left = until - time.monotonic()
-                    if left <= 0:
-                        raise
-                    limiter.sleep(left)
+                    if left <= 0 and not self._may_oversleep:
+                        raise queue.Empty from None
+                    is_prompted = True
+                    self._rest(left)
                 else:
-                    limiter.pass_on()
+                    self._unprompted += not is_prompted
+                    if not self._bookkeeper.is_running:
+                        limiter.pass_on()
                     return item
+
+    def worked(self, message: MessageProxy) -> None:
+        """A thread is done with a job; one whose end is not being stored is not under way any more."""
+        envelope = _envelope_of(message)
+        if envelope is not None and not envelope.is_recorded:
+            self._bookkeeper.forget(envelope)
+            with self._limiter.lock:
+                self._leave([envelope])
 
     def withdraw(self) -> list[tuple[Any, timedelta]]:
         """Takes out what would wait here for long, with the time after which it should come back."""
         withdrawn = []
         limiter = self._limiter
         with limiter.lock:
-            for task, waiting in self._lanes.tasks().items():
+            waiting = self._lanes.tasks()
+            for item in self._suspects:
+                waiting[item.message.args[0].task_id] = waiting.get(item.message.args[0].task_id, 0) + 1
+            for task, jobs in waiting.items():
                 if not task:
                     continue
                 keep, wait_s, pace = limiter.horizon(TaskId(task), HOLD_S)
-                items = self._lanes.withdraw(task, waiting - keep)
+                items = self._withdraw(task, jobs - keep)
                 if items:
                     limiter.agent.leave(items[0].message.args[0].task_id, jobs=len(items))
                 # They come back as they will be needed, and never all at once.
@@ -109,44 +205,164 @@ class FairQueue(queue.PriorityQueue[Any]):
                 self.task_done()
         return dropped
 
+    def close(self) -> None:
+        """Has threads that wait here look around every now and then: the worker ends."""
+        with self._limiter.lock:
+            self._is_closed = True
+            self._threads.notify_all()
+
     def given_away(self, items: int) -> None:
         """So many withdrawn items are somebody else's now."""
         for _ in range(items):
             self.task_done()
 
-    def _add(self, item: Any) -> None:
-        envelope = _envelope(item)
-        limiter = self._limiter
-        # Before the lock: to know a task's limit may take a question to Redis.
-        limit, weight = limiter.limit_of(envelope) if envelope else (None, 0)
-        with limiter.lock:
-            self._lanes.put(item, lane=_lane(item), task=envelope.task_id if envelope else "")
-            if envelope and limit:
-                limiter.wait(envelope, limit, weight)
-            else:
-                limiter.pass_on()
+    # What the bookkeeper asks and says (it holds the lock)
 
-    def _take(self, *, gated: bool) -> Any:
-        try:
-            item = self._lanes.take(self._may_begin) if gated else self._lanes.take()
-        except IndexError:
-            raise queue.Empty from None
+    def take_next(self) -> list[Envelope]:
+        """Takes out the jobs that are to begin now, each with its slot."""
+        if self._alone is not None:
+            return []
+        jobs = None if self._others_first else self._take_suspect()
+        if jobs is None:
+            jobs = self._take_others()
+        if not jobs and self._others_first:
+            jobs = self._take_suspect() or []
+        self._others_first = False
+        return jobs
+
+    def hand_out(self, jobs: Sequence[Envelope]) -> None:
+        """These may begin."""
+        for job in jobs:
+            item = self._under_way.get(id(job))
+            if item is not None:
+                self._ready.append(item)
+        # Threads that are at work take some of them when they are done; to wake others for those would only
+        # have them all get into each other's way.
+        self._wake(len(self._ready) - 2 * self._unprompted)
+        self._unprompted = 0
+
+    def settled(self, jobs: Sequence[Envelope]) -> None:
+        """How these ended is stored."""
+        self._leave(jobs)
+
+    @property
+    def is_starving(self) -> bool:
+        """Whether a thread waits while a job could begin."""
+        return bool(self._idle) and not self._ready and self._lanes.has_job(self._may_begin)
+
+    # Within the lock
+
+    def _take_others(self) -> list[Envelope]:
+        jobs: list[Envelope] = []
+        ahead = max(2 * self._unprompted, min(self._idle, MOST_AHEAD)) - len(self._ready)
+        with suppress(IndexError):
+            while len(jobs) < min(ahead, MOST_AHEAD):
+                jobs.append(self._begin(self._lanes.take_job(self._may_begin)))
+        return jobs
+
+    def _take_suspect(self) -> list[Envelope] | None:
+        """A suspect, or nobody while one waits for the others to end; None if they need not wait for it."""
+        if not self._suspects:
+            return None
+        task = self._suspects[0].message.args[0].task_id
+        if not self._may_begin(task):
+            is_soon = self._limiter.agent.expected_wait(task, time.monotonic()) < DRAIN_FOR_S
+            self._is_draining = self._is_draining and is_soon
+            return [] if self._is_draining else None
+        self._is_draining = bool(self._under_way)
+        if self._is_draining:
+            return []
+        self._alone = self._begin(self._suspects.popleft())
+        return [self._alone]
+
+    def _begin(self, item: Any) -> Envelope:
+        envelope: Envelope = item.message.args[0]
+        self._limiter.begin(envelope)
+        self._under_way[id(envelope)] = item
+        return envelope
+
+    def _leave(self, jobs: Sequence[Envelope]) -> None:
+        for job in jobs:
+            self._under_way.pop(id(job), None)
+            if job is self._alone:
+                self._alone = None
+                self._others_first = True
+        if not self._under_way and (self._suspects or self._others_first):
+            self._limiter.pass_on()
+
+    def _take(self) -> Any:
+        """What a thread may do now.
+
+        Raises:
+            IndexError: if there is nothing.
+        """
+        if self._lanes.has_urgent:
+            return self._lanes.take()
+        if self._bookkeeper.is_running:
+            return self._ready.popleft()
+        item = self._suspects.popleft() if self._suspects else self._lanes.take_job(self._may_begin)
+        if self._limiter.is_running:
+            self._limiter.begin(item.message.args[0])
+        else:
+            self._limiter.agent.leave(item.message.args[0].task_id)
+        return item
+
+    def _take_any(self) -> Any:
+        for waiting in (self._ready, self._suspects):
+            if waiting:
+                item = waiting.popleft()
+                break
+        else:
+            try:
+                item = self._lanes.take()
+            except IndexError:
+                raise queue.Empty from None
         envelope = _envelope(item)
-        if envelope and gated:
-            self._limiter.begin(envelope)
-        elif envelope:
+        if envelope is not None and id(envelope) in self._under_way:
+            self._leave([envelope])
+            self._bookkeeper.forget(envelope)
+            self._limiter.give_up(envelope)
+        elif envelope is not None:
             self._limiter.agent.leave(envelope.task_id)
         return item
 
+    def _withdraw(self, task: str, jobs: int) -> list[Any]:
+        items = self._lanes.withdraw(task, jobs)
+        for item in list(self._suspects):
+            if len(items) < jobs and item.message.args[0].task_id == task:
+                self._suspects.remove(item)
+                items.append(item)
+        return items
+
+    @property
+    def _may_oversleep(self) -> bool:
+        """Whether a thread is woken for all that it has to know; hundreds that looked every second would cost more."""
+        return self._bookkeeper.is_running and not self._is_closed
+
+    def _rest(self, seconds: float) -> None:
+        """Waits until there may be something to do."""
+        if not self._bookkeeper.is_running:
+            self._limiter.sleep(seconds)
+            return
+        self._idle += 1
+        try:
+            self._threads.wait(None if self._may_oversleep else seconds)
+        finally:
+            self._idle -= 1
+
+    def _wake(self, threads: int) -> None:
+        if self._bookkeeper.is_running and threads > 0:
+            self._threads.notify(threads)
+        elif not self._bookkeeper.is_running:
+            self._limiter.pass_on()
+
     def _may_begin(self, task: str) -> bool:
-        return self._limiter.has_slot(TaskId(task))
-
-
-def _lane(item: Any) -> str:
-    queue_name = item.message.queue_name
-    return Priority.NORMAL.value if queue_name == SUSPECTS else queue_name
+        return not self._limiter.is_running or self._limiter.has_slot(TaskId(task))
 
 
 def _envelope(item: Any) -> Envelope | None:
-    arguments = item.message.args
-    return arguments[0] if arguments and isinstance(arguments[0], Envelope) else None
+    return _envelope_of(item.message)
+
+
+def _envelope_of(message: MessageProxy) -> Envelope | None:
+    return message.args[0] if message.args and isinstance(message.args[0], Envelope) else None

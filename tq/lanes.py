@@ -37,15 +37,32 @@ class Lanes(Generic[T]):
         else:
             tasks.setdefault(task, deque()).append(item)
 
-    def take(self, may_begin: Callable[[str], bool] = lambda _task: True) -> T:
-        """The item whose turn it is among those of tasks that may begin.
+    @property
+    def has_urgent(self) -> bool:
+        """Whether one waits that goes before all others."""
+        return bool(self._urgent)
+
+    def take(self) -> T:
+        """The item whose turn it is.
+
+        Raises:
+            IndexError: if none waits.
+        """
+        if not self._urgent:
+            return self.take_job(lambda _task: True)
+        self._size -= 1
+        return self._urgent.popleft()
+
+    def has_job(self, may_begin: Callable[[str], bool]) -> bool:
+        """Whether an item of one of the three lanes waits whose task may begin."""
+        return any(may_begin(task) for tasks in self._lanes.values() for task in tasks)
+
+    def take_job(self, may_begin: Callable[[str], bool]) -> T:
+        """The item whose turn it is among those of the three lanes whose task may begin.
 
         Raises:
             IndexError: if none waits, or none may begin.
         """
-        if self._urgent:
-            self._size -= 1
-            return self._urgent.popleft()
         first = {lane: next(filter(may_begin, tasks), None) for lane, tasks in self._lanes.items()}
         turns = {lane: task for lane, task in first.items() if task is not None}
         if not turns:

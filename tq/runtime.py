@@ -16,6 +16,7 @@ from typing import Protocol
 
 from loguru import logger
 
+from tq.bookkeeper import Bookkeeper
 from tq.clock import Clock, SystemClock
 from tq.errors import InvalidDefinition, StoreError, TaskNotFound
 from tq.executors import Executor, Executors
@@ -111,6 +112,11 @@ class Runtime:
         return Limiter(
             self.store.limits, limit_everything(self.settings), self._limit_of_job, process=process
         )
+
+    @cached_property
+    def bookkeeper(self) -> Bookkeeper:
+        """Who keeps the ledger for many jobs at a time; nobody, until a worker starts it."""
+        return Bookkeeper(self.store.ledger, self.limiter)
 
     def outlook(self, task: TaskType) -> Outlook:
         """What the jobs of a task may expect now, by its definition declared now, if there is one."""

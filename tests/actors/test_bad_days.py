@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from actors.broker import AGAIN_AFTER_S, DEAD_AFTER_MS, Broker
+from actors.broker import DEAD_AFTER_MS, Broker
+from actors.consumer import AGAIN_AFTER_S
 from actors.transport import DramatiqTransport
 from tq.clock import Stopwatch
 from tq.errors import StoreRefused

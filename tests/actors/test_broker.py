@@ -7,7 +7,8 @@ import dramatiq
 import pytest
 import redis
 
-from actors.broker import DEAD_AFTER_MS, Broker, Consumer
+from actors.broker import DEAD_AFTER_MS, Broker
+from actors.consumer import Consumer
 from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
 from tests.waiting import eventually

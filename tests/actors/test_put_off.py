@@ -24,7 +24,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from actors.broker import DEAD_AFTER_MS, Broker, Consumer
+from actors.broker import DEAD_AFTER_MS, Broker
+from actors.consumer import Consumer
 from actors.transport import DramatiqTransport
 from tests.store import DIGEST, agenda_entries, distribute, end_of, frozen, names, running
 from tests.waiting import eventually

@@ -10,7 +10,8 @@ from typing import Any, cast
 import dramatiq
 import pytest
 
-from actors.broker import ASK_ANYWAY_S, Broker
+from actors.broker import Broker
+from actors.consumer import ASK_ANYWAY_S
 from actors.transport import DramatiqTransport
 from actors.wake import WakeUps
 from tests.store import claim, enable, share_of

@@ -87,7 +87,7 @@ def test_attempts_are_used_up_and_the_failure_is_kept_in_full(begin: Begin) -> N
 def test_a_job_that_ended_elsewhere_while_it_waited_for_a_slot_is_not_called(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execute_step, "FRESH_FOR", timedelta(0))
+    monkeypatch.setattr(execute_step, "FRESH_FOR_S", 0.0)
     journey = begin(make_task(window=0), at="2026-11-24T08:59:50")
     journey.enable("ada", "email_digest")
     limiter, ledger = journey.runtime.limiter, journey.runtime.store.ledger

@@ -20,6 +20,7 @@ from middleware.fairness import FairQueue
 from tests.limiter.fleet import adaptive
 from tests.store import open_store
 from tests.waiting import eventually
+from tq.bookkeeper import Bookkeeper
 from tq.clock import SystemClock
 from tq.limiter import Limiter
 from tq.limits import EVERY_TASK, Limit
@@ -73,7 +74,7 @@ class Process:
             lambda envelope: (limits[envelope.task_id], 4),
             process=f"process-{next(_processes)}",
         )
-        self.queue = FairQueue(self.limiter)
+        self.queue = FairQueue(self.limiter, Bookkeeper(store.ledger, self.limiter))
 
     @contextmanager
     def running(self, *, threads: int = 4) -> Iterator["Process"]:

@@ -14,6 +14,7 @@ from actors.transport import make_transport
 from middleware.context import LogContext
 from middleware.fairness import LEAST_PREFETCH, FairDispatch, FairQueue
 from tests.waiting import eventually
+from tq.bookkeeper import Bookkeeper
 from tq.limiter import Limiter
 from tq.limits import limit_everything
 from tq.runtime import Runtime
@@ -38,12 +39,13 @@ class OpenLimiter(Limiter):
 
 
 @pytest.fixture
-def open_limiter(settings: Settings) -> Limiter:
-    """A limiter that limits nothing."""
+def dispatch(settings: Settings) -> FairDispatch:
+    """Hands out jobs with a limiter that limits nothing."""
     runtime = Runtime(settings, make_transport(settings))
-    return OpenLimiter(
+    limiter = OpenLimiter(
         runtime.store.limits, limit_everything(settings), runtime.limiter.limit_of, process="test"
     )
+    return FairDispatch(limiter, Bookkeeper(runtime.store.ledger, limiter))
 
 
 @pytest.fixture
@@ -106,8 +108,8 @@ def test_a_skipped_message_leaves_no_ids_behind(lines: list[dict[str, object]]) 
     assert lines == [{}]
 
 
-def test_a_worker_gets_the_fair_queue_before_its_threads_exist(open_limiter: Limiter) -> None:
-    broker = StubBroker(middleware=[FairDispatch(open_limiter)])
+def test_a_worker_gets_the_fair_queue_before_its_threads_exist(dispatch: FairDispatch) -> None:
+    broker = StubBroker(middleware=[dispatch])
     worker = dramatiq.Worker(broker, worker_threads=2)
 
     worker.start()
@@ -118,8 +120,8 @@ def test_a_worker_gets_the_fair_queue_before_its_threads_exist(open_limiter: Lim
     worker.stop()
 
 
-def test_a_worker_serves_low_priority_while_high_waits_and_control_before_all(open_limiter: Limiter) -> None:
-    broker = StubBroker(middleware=[FairDispatch(open_limiter)])
+def test_a_worker_serves_low_priority_while_high_waits_and_control_before_all(dispatch: FairDispatch) -> None:
+    broker = StubBroker(middleware=[dispatch])
     served: list[str] = []
     gate = threading.Event()
 

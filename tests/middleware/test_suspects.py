@@ -1,123 +1,133 @@
-"""Suspects are worked alone: nothing beside them, nothing begun while one waits."""
+"""What the ledger's bookkeeper may begin: suspects alone, nothing beside them, nothing begun while one waits."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.broker import MessageProxy
-from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import SkipMessage
+from dramatiq.worker import _WorkQueueItem
 
-from middleware.suspects import Suspects
-from tests.waiting import eventually
-from tq.models import SUSPECTS, Priority
+from actors.transport import make_transport
+from middleware.fairness import FairQueue
+from tq.models import SUSPECTS, Envelope, Priority
+from tq.runtime import Runtime
+from tq.settings import Settings
 from tq.testing import make_envelope
 
-BROKER = StubBroker(middleware=[])
 
+class Desk:
+    """A queue, and the bookkeeper's part in it played by hand; nothing is limited."""
 
-def message(queue: str = Priority.NORMAL.value) -> MessageProxy:
-    return MessageProxy(dramatiq.Message(queue, "execute", (make_envelope("ada"),), {}, {}))
+    def __init__(self, runtime: Runtime) -> None:
+        self.queue = FairQueue(runtime.limiter, runtime.bookkeeper)
+        self.queue._idle = 8  # threads wait, so that jobs are begun for them
 
+    def put(self, user: str, queue: str = Priority.NORMAL.value) -> Any:
+        """One more job waits."""
+        message = MessageProxy(dramatiq.Message(queue, "execute", (make_envelope(user),), {}, {}))
+        self.queue.put(_WorkQueueItem(0, message))
+        return message
 
-@pytest.fixture
-def suspects() -> Suspects:
-    made = Suspects()
-    made.after_worker_boot(BROKER, None)  # type: ignore[arg-type] # it looks at no worker
-    return made
+    def begin(self) -> list[str]:
+        """Whose jobs are to begin now."""
+        return [job.user_id for job in self.take()]
 
-
-class Threads:
-    """Messages on their way in, each in a thread of its own."""
-
-    def __init__(self, suspects: Suspects) -> None:
-        self._suspects = suspects
-        self._pool = ThreadPoolExecutor(8)
-
-    def enter(self, one: MessageProxy) -> Future[None]:
-        """Lets a message in, or has it wait; returns when one of them is so."""
-        waiting = self._waiting
-        entering = self._pool.submit(self._suspects.before_process_message, BROKER, one)
-        eventually(lambda: entering.done() or self._waiting > waiting)
-        return entering
-
-    @property
-    def _waiting(self) -> int:
-        return len(self._suspects._passage._waiters)  # type: ignore[attr-defined] # the stubs leave it out
-
-    def leave(self, one: MessageProxy) -> None:
-        """The message has been worked."""
-        self._suspects.after_process_message(BROKER, one)
+    def take(self) -> list[Envelope]:
+        """The jobs that are to begin now; they are handed out, and threads have them."""
+        with self.queue._limiter.lock:
+            jobs = self.queue.take_next()
+            self.queue.hand_out(jobs)
+            self.queue._ready.clear()
+        return jobs
 
 
 @pytest.fixture
-def threads(suspects: Suspects) -> Threads:
-    return Threads(suspects)
+def desk(settings: Settings) -> Desk:
+    return Desk(Runtime(settings, make_transport(settings)))
 
 
-def test_ordinary_jobs_run_beside_each_other(threads: Threads) -> None:
-    jobs = [message() for _ in range(3)]
+def test_ordinary_jobs_run_beside_each_other(desk: Desk) -> None:
+    for user in ("ada", "bea", "cy"):
+        desk.put(user)
 
-    for job in jobs:
-        threads.enter(job).result(timeout=10)
+    jobs = desk.take()
 
-    assert not any(job.args[0].is_suspect for job in jobs)
-
-
-def test_a_suspect_waits_for_what_runs_and_nothing_overtakes_it(threads: Threads) -> None:
-    running, suspect, late = message(), message(SUSPECTS), message()
-    threads.enter(running).result(timeout=10)
-
-    suspect_enters = threads.enter(suspect)
-    late_enters = threads.enter(late)
-    assert not suspect_enters.done()
-    threads.leave(running)
-    suspect_enters.result(timeout=10)
-
-    assert suspect.args[0].is_suspect
-    assert not late_enters.done()
-    threads.leave(suspect)
-    late_enters.result(timeout=10)
+    assert sorted(job.user_id for job in jobs) == ["ada", "bea", "cy"]
+    assert not any(job.is_suspect for job in jobs)
 
 
-def test_suspects_are_worked_one_after_the_other(threads: Threads) -> None:
-    first, second = message(SUSPECTS), message(SUSPECTS)
-    threads.enter(first).result(timeout=10)
+def test_a_suspect_waits_for_what_runs_and_nothing_overtakes_it(desk: Desk) -> None:
+    running = desk.put("ada")
+    assert desk.begin() == ["ada"]
 
-    entering = threads.enter(second)
+    desk.put("deadly", SUSPECTS)
+    desk.put("late")
+    assert desk.begin() == []
+    desk.queue.worked(running)
+    suspects = desk.take()
 
-    assert not entering.done()
-    threads.leave(first)
-    entering.result(timeout=10)
-
-
-def test_who_waits_goes_back_when_the_worker_ends(threads: Threads, suspects: Suspects) -> None:
-    suspect, late = message(SUSPECTS), message()
-    threads.enter(suspect).result(timeout=10)
-    entering = threads.enter(late)
-
-    suspects.before_worker_shutdown(BROKER, None)  # type: ignore[arg-type] # it looks at no worker
-
-    with pytest.raises(SkipMessage):
-        entering.result(timeout=10)
-    assert late.put_off_for.total_seconds() == 0
+    assert [job.user_id for job in suspects] == ["deadly"]
+    assert suspects[0].is_suspect
+    assert desk.begin() == []
 
 
-def test_a_message_that_was_skipped_before_it_came_here_lets_nobody_in(
-    threads: Threads, suspects: Suspects
-) -> None:
-    suspect, skipped, late = message(SUSPECTS), message(), message()
-    threads.enter(suspect).result(timeout=10)
+def test_a_suspect_waits_until_the_ends_of_others_are_stored(desk: Desk) -> None:
+    running = desk.put("ada")
+    desk.take()
+    desk.put("deadly", SUSPECTS)
+    running.args[0].is_recorded = True
 
-    suspects.after_skip_message(BROKER, skipped)
+    desk.queue.worked(running)
+    assert desk.begin() == []
+    with desk.queue._limiter.lock:
+        desk.queue.settled([running.args[0]])
 
-    assert not threads.enter(late).done()
-    threads.leave(suspect)
+    assert desk.begin() == ["deadly"]
 
 
-def test_control_messages_wait_for_nobody(threads: Threads) -> None:
-    threads.enter(message(SUSPECTS)).result(timeout=10)
+def test_between_two_suspects_others_get_their_turn(desk: Desk) -> None:
+    first = desk.put("first", SUSPECTS)
+    desk.put("second", SUSPECTS)
+    late = desk.put("late")
+    assert desk.begin() == ["first"]
 
-    control = MessageProxy(dramatiq.Message("control", "distribute", ("run",), {}, {}))
+    desk.queue.worked(first)
 
-    threads.enter(control).result(timeout=10)
+    assert desk.begin() == ["late"]
+    assert desk.begin() == []
+    desk.queue.worked(late)
+    assert desk.begin() == ["second"]
+
+
+def test_suspects_are_worked_one_after_the_other(desk: Desk) -> None:
+    first = desk.put("first", SUSPECTS)
+    desk.put("second", SUSPECTS)
+    assert desk.begin() == ["first"]
+    assert desk.begin() == []
+
+    desk.queue.worked(first)
+
+    assert desk.begin() == ["second"]
+
+
+def test_what_is_dropped_lets_a_suspect_begin(desk: Desk) -> None:
+    desk.put("ada")
+    with desk.queue._limiter.lock:
+        desk.queue.hand_out(desk.queue.take_next())
+    desk.put("late")
+
+    dropped = [item.message.args[0].user_id for item in desk.queue.drop()]
+    desk.put("deadly", SUSPECTS)
+
+    assert dropped == ["ada", "late"]
+    assert desk.begin() == ["deadly"]
+
+
+def test_control_messages_wait_for_nobody(desk: Desk) -> None:
+    desk.put("deadly", SUSPECTS)
+    desk.take()
+    control = MessageProxy(dramatiq.Message("control", "tick", (), {}, {}))
+
+    desk.queue.put(_WorkQueueItem(0, control))
+
+    assert desk.queue.get(timeout=1).message is control

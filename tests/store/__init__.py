@@ -74,6 +74,11 @@ class ListTransport:
             f"  return redis.call('SISMEMBER', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1\n"
             f"end\n"
         )
+        self.acknowledge_lua = (
+            f"local function acknowledge(holder, queue, id)\n"
+            f"  redis.call('SREM', '{namespace}.held', holder .. '|' .. queue .. '|' .. id)\n"
+            f"end\n"
+        )
         self.take_back_lua = (
             f"local function take_back(holder, queue, id, body)\n"
             f"  if holder == '' then return body end\n"

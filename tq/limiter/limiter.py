@@ -111,6 +111,17 @@ class Limiter:
         self._calls[id(envelope)] = _Call(slot)
         return True
 
+    def give_up(self, envelope: Envelope) -> None:
+        """A job that had begun, if it had, needs its slot no more."""
+        call = self._calls.pop(id(envelope), None)
+        if call is None:
+            return
+        now = time.monotonic()
+        if not call.is_told:
+            self.agent.learn(call.slot, now, signal=None)
+        self.agent.release(call.slot)
+        self._wake_if_due(now)
+
     def pass_on(self) -> None:
         """Wakes the next thread, in case there is more to begin."""
         if self._idlers:
@@ -217,14 +228,7 @@ class Limiter:
     def end(self, envelope: Envelope) -> None:
         """The job is done with, its thread free."""
         with self.lock:
-            call = self._calls.pop(id(envelope), None)
-            if call is None:
-                return
-            now = time.monotonic()
-            if not call.is_told:
-                self.agent.learn(call.slot, now, signal=None)
-            self.agent.release(call.slot)
-            self._wake_if_due(now)
+            self.give_up(envelope)
 
     def _while_running(self, work: Callable[[], None]) -> None:
         try:

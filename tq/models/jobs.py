@@ -72,6 +72,7 @@ class Envelope:
         "execute_after",
         "failed_at",
         "holder",
+        "is_recorded",
         "is_suspect",
         "kind",
         "parameters",
@@ -112,11 +113,12 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
-        # Known where the job is worked only: by which process, from which queue it was fetched, and whether
-        # it may have killed the process before.
+        # Known where the job is worked only: by which process, from which queue it was fetched, whether
+        # it may have killed the process before, and whether its end is being stored.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
+        self.is_recorded = False
 
     @property
     def job_id(self) -> JobId:

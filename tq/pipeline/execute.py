@@ -5,7 +5,9 @@ again, because the call has been made and cannot be undone; only a process that 
 then the message goes back, to be carried out again under the same key.
 """
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -35,7 +37,7 @@ LONGEST_MESSAGE = 300
 FREE_CALLS = 3  # times as many as it may spend
 # A slot that has lapsed is usually followed by another; a thread waits no longer for it.
 SLOT_WAIT_S = 1.0
-FRESH_FOR = timedelta(seconds=0.5)
+FRESH_FOR_S = 0.5
 ASK_LATER = timedelta(seconds=1)
 MOST_QUESTIONS = 3
 GONE_REASON = "the endpoint answered 410 Gone"
@@ -78,8 +80,9 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
         # Before the end is recorded: who dies in between is asked once more, and answers the same.
         off = Disable(envelope.user_id, envelope.task_id, reason=GONE_REASON, sparing=envelope.run_id)
         _until_stored(runtime, lambda: runtime.store.preferences.apply([off]))
-    recorded = _until_stored(runtime, lambda: runtime.store.ledger.finish([ending])[0])
-    _log(ending, recorded=recorded)
+    if not runtime.bookkeeper.record(ending):
+        _until_stored(runtime, lambda: runtime.store.ledger.finish([ending]))
+    _log(ending)
 
 
 def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
@@ -88,22 +91,32 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     Another process may have the same job. So what the ledger said before a wait for the slot is asked
     again after it. A Redis that is slow itself is asked a few times only, or nothing would ever be called.
     """
+    known = runtime.bookkeeper.permission_of(envelope)
+    is_asked_ahead = known is not None
+    answered_in_s = 0.0
     for _ in range(MOST_QUESTIONS):
-        asked = Stopwatch()
-        permission = _ask(runtime, envelope)
-        answered_in = asked.elapsed
+        if known is None:
+            asked = time.monotonic()
+            known, is_asked_ahead = (_ask(runtime, envelope), asked), False
+            answered_in_s = time.monotonic() - asked
+        permission, asked = known
         if permission.verdict is not Verdict.GO:
             return permission
         wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
         if wait_s > 0:
             raise NotNow(timedelta(seconds=wait_s))
-        if asked.elapsed <= FRESH_FOR:
+        if time.monotonic() - asked <= FRESH_FOR_S:
             break
+        known = None
     else:
-        if answered_in <= FRESH_FOR:
+        if answered_in_s <= FRESH_FOR_S:
             raise NotNow(ASK_LATER)
-    # Counted when nothing can keep it from its call any more.
-    return _ask(runtime, envelope, counts=True) if envelope.is_suspect else permission
+    if envelope.is_suspect:
+        # Counted when nothing can keep it from its call any more.
+        return _ask(runtime, envelope, counts=True)
+    if not is_asked_ahead:
+        return permission
+    return replace(permission, now=permission.now + timedelta(seconds=time.monotonic() - asked))
 
 
 def _ask(runtime: Runtime, envelope: Envelope, *, counts: bool = False) -> Permission:
@@ -209,7 +222,7 @@ def _until_stored(runtime: Runtime, write: Callable[[], T]) -> T:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-def _log(ending: End | Retry, *, recorded: bool) -> None:
+def _log(ending: End | Retry) -> None:
     match ending:
         case Retry(_, delay, spent, _):
             logger.debug("attempt failed, to be retried", retry_in_s=delay.total_seconds(), spent=spent)
@@ -220,5 +233,4 @@ def _log(ending: End | Retry, *, recorded: bool) -> None:
                 code=result.error.code if result.error else None,
                 http_status=result.http_status,
                 duration_ms=result.duration / MILLISECOND,
-                recorded=recorded,
             )

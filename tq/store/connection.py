@@ -73,9 +73,7 @@ class Connection:
         return self._run(name, *arguments)
 
     def _run(self, name: str, *arguments: Argument) -> Any:
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self.client.register_script(self.source(name))
+        script = self._registered(name)
         watch = Stopwatch()
         self.round_trips += 1
         with self.errors():
@@ -83,6 +81,29 @@ class Connection:
         if self._log_scripts:
             logger.debug("script ran", script=name, duration_ms=round(watch.elapsed / MILLISECOND, 3))
         return answer
+
+    def scripts(self, steps: Sequence[tuple[str, Sequence[Argument]]]) -> list[Any]:
+        """What several scripts answer, one after the other, in one round trip.
+
+        Raises:
+            StoreUnavailable, StoreRefused: as `script` does, if one of them was not carried out; others may
+                have been.
+        """
+        self._look()
+        scripts = [self._registered(name) for name, _ in steps]
+        self.round_trips += 1
+        with self.errors(), self.client.pipeline(transaction=False) as pipe:
+            for script, (_, arguments) in zip(scripts, steps, strict=True):
+                pipe.execute_command(
+                    "EVALSHA", script.sha, 1, self.keys.prefix, self.clock.override_ms, *arguments
+                )
+            answers = pipe.execute(raise_on_error=False)
+            for place, (name, arguments) in enumerate(steps):
+                if isinstance(answers[place], redis.exceptions.NoScriptError):
+                    answers[place] = self._run(name, *arguments)
+                elif isinstance(answers[place], redis.RedisError):
+                    raise answers[place]
+            return answers
 
     def call(self, command: str, *arguments: Argument) -> Any:
         """What one Redis command answers.
@@ -94,6 +115,12 @@ class Connection:
         self.round_trips += 1
         with self.errors():
             return self.client.execute_command(command, *arguments)
+
+    def _registered(self, name: str) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.client.register_script(self.source(name))
+        return script
 
     def calls(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """What several commands answer, in one round trip."""
@@ -116,6 +143,8 @@ class Connection:
             head += self._transport.enqueue_lua
         if "holds(" in text:
             head += self._transport.holds_lua
+        if "acknowledge(" in text:
+            head += self._transport.acknowledge_lua
         if "take_back(" in text:
             head += self._transport.take_back_lua
         if "first_of(" in text:

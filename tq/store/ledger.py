@@ -120,33 +120,41 @@ class Ledger:
 
     def begin(self, envelopes: Sequence[Envelope], *, counts_suspects: bool = False) -> list[Permission]:
         """Whether these attempts may be made now; the calls of suspects that follow at once are counted."""
-        arguments: list[Argument] = []
-        for envelope in envelopes:
-            arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
-            arguments += [
-                envelope.holder,
-                envelope.queue,
-                envelope.message_id,
-                int(counts_suspects and envelope.is_suspect),
-            ]
-        *answers, now = self._redis.script("begin", *arguments)
-        present = from_ms(int(now))
-        return [
-            Permission(Verdict(verdict), from_ms(int(deadline)), present)
-            for verdict, deadline in zip(*[iter(answers)] * 2, strict=True)
-        ]
+        return _permissions(
+            self._redis.script("begin", *_begin_arguments(envelopes, counts_suspects=counts_suspects))
+        )
 
     def finish(self, endings: Sequence[End | Retry]) -> list[bool]:
-        """Records how attempts came out; False for those that another has recorded already."""
-        arguments: list[Argument] = [*self._retention]
-        for ending in endings:
-            arguments += self._finish_arguments(ending)
-        *answers, _closed = self._redis.script("finish", *arguments)
+        """Records how attempts came out, and acknowledges their messages.
+
+        False for those that another has recorded already.
+        """
+        *answers, _closed = self._redis.script("finish", *self._finish_arguments(endings))
         return [bool(answer) for answer in answers]
 
-    def _finish_arguments(self, ending: End | Retry) -> list[Argument]:
+    def settle(self, endings: Sequence[End | Retry], beginning: Sequence[Envelope]) -> list[Permission]:
+        """What `finish` does with the ones and `begin` with the others, in one round trip.
+
+        Raises:
+            StoreError: if one of the two was not done. To do both again does no harm.
+        """
+        steps: list[tuple[str, Sequence[Argument]]] = []
+        if endings:
+            steps.append(("finish", self._finish_arguments(endings)))
+        if beginning:
+            steps.append(("begin", _begin_arguments(beginning)))
+        answers = self._redis.scripts(steps)
+        return _permissions(answers[-1]) if beginning else []
+
+    def _finish_arguments(self, endings: Sequence[End | Retry]) -> list[Argument]:
+        arguments: list[Argument] = [*self._retention]
+        for ending in endings:
+            arguments += self._texts_of(ending)
+        return arguments
+
+    def _texts_of(self, ending: End | Retry) -> list[Argument]:
         envelope = ending.envelope
-        who: list[Argument] = [envelope.holder, envelope.message_id]
+        who: list[Argument] = [envelope.holder, envelope.queue, envelope.message_id]
         who += [envelope.run_id, envelope.user_id, envelope.task_id, envelope.attempt]
         match ending:
             case End(_, result):
@@ -159,6 +167,24 @@ class Ledger:
                     *(*who, "again", "", duration_ms(delay), _state(following)),
                     *(message.queue, message.id, message.body),
                 ]
+
+
+def _begin_arguments(envelopes: Sequence[Envelope], *, counts_suspects: bool = False) -> list[Argument]:
+    arguments: list[Argument] = []
+    for envelope in envelopes:
+        arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
+        arguments += [envelope.holder, envelope.queue, envelope.message_id]
+        arguments.append(int(counts_suspects and envelope.is_suspect))
+    return arguments
+
+
+def _permissions(answer: list[str]) -> list[Permission]:
+    *answers, now = answer
+    present = from_ms(int(now))
+    return [
+        Permission(Verdict(verdict), from_ms(int(deadline)), present)
+        for verdict, deadline in zip(*[iter(answers)] * 2, strict=True)
+    ]
 
 
 def _state(envelope: Envelope) -> str:

@@ -52,6 +52,14 @@ class Transport(Protocol):
         ...
 
     @property
+    def acknowledge_lua(self) -> str:
+        """Lua that defines `acknowledge(holder, queue, id)`: a process is done with a message that it has fetched.
+
+        If it does not hold the message any more, nothing changes.
+        """
+        ...
+
+    @property
     def take_back_lua(self) -> str:
         """Lua that defines `take_back(holder, queue, id, body)`.
 

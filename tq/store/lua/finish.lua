@@ -1,7 +1,8 @@
--- finish: record how attempts came out: the end of a job, or the retry that is to follow.
+-- finish: record how attempts came out: the end of a job, or the retry that is to follow. In the same step
+-- the message that had the attempt made is acknowledged.
 -- ARGV: now, results kept per user and task, their life (s), failures kept per task, then per
---       attempt thirteen texts:
---       the process that has worked it ('' if that was not noted), its message,
+--       attempt fourteen texts:
+--       the process that has worked it ('' if that was not noted), the queue and id of its message,
 --       run, user, task, number of the attempt, status ('again' for a retry), reason,
 --       and for an end: the result, the failure in full ('' if it did not fail), '', '', ''
 --       for a retry: delay (ms), state, queue, message id, message body
@@ -30,9 +31,12 @@ end
 
 local any_suspects = redis.call('EXISTS', K.suspects()) == 1
 local answers, closed = {}, 0
-for k = 5, #ARGV, 13 do
-  local holder, i = ARGV[k], k + 2
-  if holder ~= '' then redis.call('SREM', K.begun(holder), ARGV[k + 1]) end
+for k = 5, #ARGV, 14 do
+  local holder, i = ARGV[k], k + 3
+  if holder ~= '' then
+    redis.call('SREM', K.begun(holder), ARGV[k + 2])
+    acknowledge(holder, ARGV[k + 1], ARGV[k + 2])
+  end
   local run, user, task, attempt, status = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local state = redis.call('HGET', K.open(run), user)
   if any_suspects then redis.call('HDEL', K.suspects(), run .. '|' .. user) end

@@ -1,0 +1,257 @@
+"""How a process takes messages from a queue and lets go of them, so that none is lost or held for ever.
+
+- What a live process had fetched survives the loss of its connection.
+- A message whose record could not be stored goes back to its queue instead of being acknowledged.
+- A job that may not run now goes onto the agenda, in one step with leaving its queue.
+- A job whose end is being stored is acknowledged in the same step as that.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import dramatiq
+import orjson
+import redis
+from dramatiq.broker import MessageProxy
+from dramatiq.brokers.redis import _RedisConsumer
+from dramatiq.common import compute_backoff
+from loguru import logger
+
+from tq.errors import NotHeld, NotNow, StoreError
+from tq.models import Envelope
+from tq.store import QueuedMessage
+from tq.store.agenda import PutOff
+from tq.store.refusals import explained
+
+if TYPE_CHECKING:
+    from actors.broker import Broker
+
+# A consumer that is told of messages asks nevertheless, in case it was not.
+ASK_ANYWAY_S = 15.0
+# How late a consumer of a process that ends notices that it is to end itself.
+LEAVING_PAUSE_S = 0.1
+AGAIN_AFTER_S = 0.5
+# Room for less than this part of what may be fetched is no reason for a round trip.
+LEAST_PART = 4
+
+
+class Consumer(_RedisConsumer):
+    """Takes messages from a queue.
+
+    After a lost connection Dramatiq makes a new consumer and forgets what the old one had fetched
+    (its issue 527). This one takes over from its predecessor, and what was fetched by a command
+    whose answer never came goes back to the queue. So does what this process has let go of by a
+    command whose answer never came. `unsure` is set while there may be such messages, `outdated` when
+    what was fetched has become somebody else's.
+    """
+
+    def __init__(
+        self, broker: "Broker", queue_name: str, prefetch: int, timeout: int, predecessor: "Consumer | None"
+    ) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
+        self._held: set[str] = set()  # ids under which Redis keeps what was fetched
+        self._fetched_as = broker.broker_id
+        self.unsure = threading.Event()
+        self.outdated = threading.Event()
+        self.woken = threading.Event()
+        if predecessor is not None:
+            self.message_cache = predecessor.message_cache
+            self.queued_message_ids = predecessor.queued_message_ids
+            self._held = predecessor._held
+            self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
+            self.woken = predecessor.woken
+            self.unsure.set()
+
+    def __next__(self) -> MessageProxy | None:
+        """The next message, or None if there was none in a while.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            # First, so that it is not slept through what is told of from now on.
+            self.woken.clear()
+            if self.outdated.is_set():
+                self.outdated.clear()
+                self.message_cache = []
+                self.unsure.set()
+            if self.unsure.is_set():
+                self._reconcile()
+            if self.broker.is_leaving:
+                self.woken.wait(LEAVING_PAUSE_S)
+                return None
+            return self._next_fetched() if self.message_cache or self._fetch() else None
+
+    def _fetch(self) -> bool:
+        """Whether messages could be fetched; if not, some time has passed meanwhile."""
+        if self._has_room:
+            self._fetched_as = self.broker.broker_id
+            room = self.prefetch - self.outstanding_message_count
+            self.message_cache = self.broker.do_fetch(self.queue_name, room)
+        if self.message_cache:
+            self.misses = 0
+        elif self.broker.is_told:
+            self.woken.wait(ASK_ANYWAY_S)
+        else:
+            self.misses, pause_ms = compute_backoff(self.misses, max_backoff=self.timeout)
+            self.woken.wait(pause_ms / 1000)
+        return bool(self.message_cache)
+
+    @property
+    def _has_room(self) -> bool:
+        return bool(self.prefetch - self.outstanding_message_count >= max(1, self.prefetch // LEAST_PART))
+
+    def _next_fetched(self) -> MessageProxy | None:
+        body = self.message_cache.pop(0)
+        if body is None:  # it was deleted while its id was in the queue
+            return None
+        try:
+            message = MessageProxy(dramatiq.Message.decode(body))
+        except dramatiq.DecodeError as error:
+            self._put_away(error)
+            return None
+        self.queued_message_ids.add(message.message_id)
+        self._held.add(message.options["redis_message_id"])
+        if message.args and isinstance(message.args[0], Envelope):
+            message.args[0].holder, message.args[0].queue = self._fetched_as, self.queue_name
+        return message
+
+    def ack(self, message: MessageProxy) -> None:
+        """Acknowledges a message; or puts it off if it may not run now, or back if its record could not be stored.
+
+        One that others have by now is theirs to acknowledge.
+        """
+        delay = put_off_for(message)
+        if delay is not None:
+            self.broker.put_off([(message, delay)])
+        elif isinstance(message._exception, NotHeld):
+            self.let_go(message)
+        elif isinstance(message._exception, StoreError):
+            # What Redis has just refused it would refuse again, hundreds of times a second.
+            if not self.broker.is_leaving:
+                time.sleep(AGAIN_AFTER_S)
+            self._put_back(message)
+        elif message.args and isinstance(message.args[0], Envelope) and message.args[0].is_recorded:
+            return  # acknowledged when its end is stored; the broker hears of that
+        else:
+            with self._not_waiting_to_end():
+                super().ack(message)  # type: ignore[no-untyped-call] # likewise
+            self._held.discard(message.options["redis_message_id"])
+
+    def nack(self, message: MessageProxy) -> None:
+        """Moves a message to the dead letters."""
+        with self._not_waiting_to_end():
+            super().nack(message)  # type: ignore[no-untyped-call] # likewise
+        self._held.discard(message.options["redis_message_id"])
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Puts messages back into their queue.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            super().requeue(messages)  # type: ignore[no-untyped-call] # likewise
+        self.broker.tell(self.queue_name)
+
+    def let_go(self, message: MessageProxy) -> None:
+        """Forgets a message that was fetched, so that another may be."""
+        self._forget([(message.message_id, message.options["redis_message_id"])])
+
+    def settled(self, jobs: Sequence[Envelope]) -> None:
+        """The messages of these jobs have been acknowledged."""
+        # The store gives a message one id for both.
+        self._forget([(job.message_id, job.message_id) for job in jobs])
+
+    def close(self) -> None:
+        """Puts back what was fetched and not yet handed out; if Redis is away, a successor has it.
+
+        Raises:
+            dramatiq.ConnectionClosed: if Redis cannot be reached.
+        """
+        with _closing_on_loss():
+            if self.message_cache:
+                self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
+                self.message_cache = []
+                self.broker.tell(self.queue_name)
+
+    def _forget(self, ids: Iterable[tuple[str, str]]) -> None:
+        had_room = self._has_room
+        for message_id, redis_id in ids:
+            self.queued_message_ids.discard(message_id)
+            self._held.discard(redis_id)
+        if not had_room and self._has_room:
+            self.woken.set()
+
+    def _put_back(self, message: MessageProxy) -> None:
+        """Puts a message back into its queue; if Redis is away, when it is there again."""
+        self.let_go(message)
+        try:
+            self.requeue([message])
+        except dramatiq.ConnectionClosed:
+            self.unsure.set()
+
+    @contextmanager
+    def _not_waiting_to_end(self) -> Iterator[None]:
+        """Dramatiq would try again for as long as it takes. To end, a process need not have acknowledged:
+        the message comes back, and is dropped if the job's end was stored."""
+        try:
+            with _closing_on_loss():
+                yield
+        except dramatiq.ConnectionClosed:
+            if not self.broker.is_leaving:
+                raise
+
+    def _put_away(self, unreadable: dramatiq.DecodeError) -> None:
+        """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
+        try:
+            [message_id] = _redis_ids([unreadable.data])
+        except (KeyError, TypeError, ValueError):
+            logger.error("message cannot be read, and has no id", queue=self.queue_name)
+            return
+        self.broker.do_nack(self.queue_name, message_id)
+        logger.error(
+            "message cannot be read; moved to the dead letters", queue=self.queue_name, message_id=message_id
+        )
+
+    def _reconcile(self) -> None:
+        """Puts back what Redis counts as fetched by us, and we do not hold."""
+        self.unsure.clear()  # first, so that what is let go of from now on is looked for the next time
+        key = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
+        fetched = {member.decode() for member in self.broker.client.smembers(key)}
+        unseen = fetched - set(_redis_ids(self.message_cache)) - self._held
+        if unseen:
+            self.broker.do_requeue(self.queue_name, *sorted(unseen))
+            self.broker.tell(self.queue_name)
+
+
+def put_off_for(message: MessageProxy) -> timedelta | None:
+    """After which delay a message wants to come again: by what its work raised, or by middleware's mark."""
+    if isinstance(message._exception, NotNow):
+        return message._exception.delay
+    delay: timedelta | None = getattr(message, "put_off_for", None)
+    return delay
+
+
+def as_put_off(message: MessageProxy, delay: timedelta, *, body: bytes = b"") -> PutOff:
+    """A job's message as the agenda takes it; Redis has the body."""
+    queued = QueuedMessage(message.queue_name, message.options["redis_message_id"], body)
+    return PutOff(message.args[0], queued, delay)
+
+
+def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
+    """The ids under which Redis keeps these messages; one that was deleted meanwhile has no body."""
+    return [orjson.loads(body)["options"]["redis_message_id"] for body in bodies if body]
+
+
+@contextmanager
+def _closing_on_loss() -> Iterator[None]:
+    """Dramatiq tries again after its own error only; for any other of Redis', such as a full memory, it gives up."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise dramatiq.ConnectionClosed(explained(error)) from None
