@@ -55,6 +55,25 @@ def bench_slow(
     _bench_load("slow", _sized(SLOW, jobs, stock_jobs, processes), repeat, as_json=as_json)
 
 
+@bench.command("latency")
+def bench_latency(
+    per_second: Annotated[float, typer.Option(min=1.0, help="Jobs a second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long a repetition lasts.")] = 10.0,
+    with_stock: Annotated[
+        bool, typer.Option("--stock/--no-stock", help="Whether the stock way is beside it.")
+    ] = True,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Put jobs into the queue one at a time: how soon each one's call begins, beside a stock Dramatiq worker."""
+    from tq.bench.latency import Trickle
+    from tq.bench.latency import bench_latency as measure
+
+    with _measuring("latency", steps=2 * repeat) as on_step:
+        figures = measure(Trickle(per_second, seconds, with_stock), repeat=repeat, on_step=on_step)
+    _tell("latency", figures, as_json=as_json)
+
+
 def _sized(load: "Load", jobs: int | None, stock_jobs: int | None, processes: int) -> "Load":
     return replace(
         load,
