@@ -30,6 +30,7 @@ from tq.redis_server import RedisServer
 from tq.runtime import Runtime
 from tq.services import worker_command
 from tq.settings import Settings
+from tq.store.connection import chunks
 from tq.store.preferences import Change, Enable
 
 # The one worker command line of all benches; the stock worker has what Dramatiq's users usually give it.
@@ -46,6 +47,7 @@ PATIENCE = timedelta(seconds=30)  # for a process to start or to end
 STANDSTILL = timedelta(seconds=60)
 LOOK_EVERY_S = 0.1
 ENROLLED_AT_ONCE = 2000
+FORGOTTEN_AT_ONCE = 1000
 LOG_TAIL = 2000  # bytes
 STOCK = Path(__file__).parent / "stock"
 
@@ -118,6 +120,11 @@ class Workbench:
         """
         return int(self.client.info("stats")["total_writes_processed"])
 
+    def forget(self, pattern: str) -> None:
+        """Deletes all keys that match, at once, so that nothing goes on in the background."""
+        for keys in chunks(list(self.client.scan_iter(pattern, count=1000)), FORGOTTEN_AT_ONCE):
+            self.client.delete(*keys)
+
     def _stock_environment(self, path: str) -> dict[str, str]:
         return {
             **self.environment,
@@ -159,19 +166,20 @@ class Processes:
         while not condition():
             if any(child.poll() is not None for child in self.children):
                 raise TaskQueueError(
-                    f"waiting for {what}, a process ended; the end of its log: {self._log_tail}"
+                    f"waiting for {what}, a process ended; the end of its log: {self.log_tail}"
                 )
             if (now := progress()) != last:
                 last, since = now, time.monotonic()
             if time.monotonic() - since > STANDSTILL.total_seconds():
                 raise TaskQueueError(
                     f"waiting for {what}, nothing has moved for {STANDSTILL.seconds} s ({last}); "
-                    f"the end of the log: {self._log_tail}"
+                    f"the end of the log: {self.log_tail}"
                 )
             time.sleep(LOOK_EVERY_S)
 
     @property
-    def _log_tail(self) -> str:
+    def log_tail(self) -> str:
+        """The end of what they have printed."""
         return self.log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
 
 

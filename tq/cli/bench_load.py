@@ -24,6 +24,7 @@ StockJobs = Annotated[
     int | None, typer.Option("--stock-jobs", min=0, help="Jobs that the stock way is given; 0 leaves it out.")
 ]
 ProcessCount = Annotated[int, typer.Option("--processes", min=1, max=64, help="Worker processes.")]
+Users = Annotated[int, typer.Option(min=100, help="Users who have the task enabled.")]
 NOT_FIGURES = ("ranges", "machine")
 
 
@@ -72,6 +73,24 @@ def bench_latency(
     with _measuring("latency", steps=2 * repeat) as on_step:
         figures = measure(Trickle(per_second, seconds, with_stock), repeat=repeat, on_step=on_step)
     _tell("latency", figures, as_json=as_json)
+
+
+@bench.command("fanout")
+def bench_fanout(
+    users: Users = 1_000_000,
+    stock_jobs: Annotated[
+        int, typer.Option("--stock-jobs", min=0, help="Jobs that the stock way sends; 0 leaves it out.")
+    ] = 20_000,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Put the jobs of a large run into the queue, beside stock Dramatiq's actor.send."""
+    from tq.bench.fanout import Crowd
+    from tq.bench.fanout import bench_fanout as measure
+
+    with _measuring("fanout", steps=2 * repeat) as on_step:
+        figures = measure(Crowd(users, stock_jobs), repeat=repeat, on_step=on_step)
+    _tell("fanout", figures, as_json=as_json)
 
 
 def _sized(load: "Load", jobs: int | None, stock_jobs: int | None, processes: int) -> "Load":
