@@ -42,8 +42,11 @@ MOST_QUEUED = 20_000  # jobs of a run, queued or under way, at any rate: some 20
 RETRY_BACKLOG = 20_000  # jobs of a run that wait for their retry: beyond it an endpoint gets no new ones
 
 
-def distribute(runtime: Runtime, run_id: RunId) -> int:
-    """Fans out what has come due of a run, as far as there is room; returns how many jobs that were."""
+def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> int:
+    """Fans out what has come due of a run, as far as there is room; returns how many jobs that were.
+
+    There is room for what the limiter will let through soon, unless the caller says for how many jobs.
+    """
     try:
         run = runtime.store.runs.get(run_id)
     except RunNotFound:
@@ -56,8 +59,9 @@ def distribute(runtime: Runtime, run_id: RunId) -> int:
     except TaskNotFound as error:
         logger.error("run cannot be distributed", run_id=run_id, reason=str(error))
         return 0
-    others = runtime.store.runs.out_of_room(task.id) - {run_id}
-    room = room_of(run.counts, rate=runtime.outlook(task).rate, runs=len(others) + 1)
+    if room is None:
+        others = runtime.store.runs.out_of_room(task.id) - {run_id}
+        room = room_of(run.counts, rate=runtime.outlook(task).rate, runs=len(others) + 1)
     now = runtime.store.now()
     sent = 0
     is_held = False

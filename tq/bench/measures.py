@@ -1,0 +1,80 @@
+"""The arithmetic of benches: rates over a window, percentiles, slopes, and what repetitions amount to. Pure."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# Of a row of calls so much is left out at either end: there not all processes are at work.
+RAMP = 0.1
+SECONDS_PER_HOUR = 3600
+
+Number = int | float
+Figures = Mapping[str, Number]
+
+
+def steady_rate(instants: Sequence[float]) -> float:
+    """How many there were per second, in the window in which all processes were at work; 0 of fewer than two.
+
+    That window is what lies between the first and the last tenth of them.
+    """
+    ordered = sorted(instants)
+    cut = int(len(ordered) * RAMP)
+    within = ordered[cut : len(ordered) - cut]
+    if len(within) < 2 or within[-1] == within[0]:
+        return 0.0
+    return (len(within) - 1) / (within[-1] - within[0])
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least such a share (0 to 1) of all does not exceed; 0 of none."""
+    ordered = sorted(values)
+    if not ordered:
+        return 0.0
+    rank = -int(-share * len(ordered) // 1)  # rounded up
+    return ordered[min(len(ordered), max(1, rank)) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """How much a value changes in an hour, and the standard error of that."""
+
+    per_hour: float
+    noise: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether no change can be told from noise: zero lies within two standard errors."""
+        return abs(self.per_hour) <= 2 * self.noise
+
+
+def slope_of(samples: Sequence[tuple[float, float]]) -> Slope:
+    """The least-squares line through samples (seconds, value); flat of fewer than three."""
+    if len(samples) < 3:
+        return Slope(0.0, 0.0)
+    times, values = [at for at, _ in samples], [value for _, value in samples]
+    middle, level = statistics.fmean(times), statistics.fmean(values)
+    spread = sum((at - middle) ** 2 for at in times)
+    if not spread:
+        return Slope(0.0, 0.0)
+    steepness = sum((at - middle) * (value - level) for at, value in samples) / spread
+    left = sum((value - level - steepness * (at - middle)) ** 2 for at, value in samples)
+    noise = (left / (len(samples) - 2) / spread) ** 0.5
+    return Slope(steepness * SECONDS_PER_HOUR, noise * SECONDS_PER_HOUR)
+
+
+def over_repetitions(repetitions: Sequence[Figures]) -> dict[str, object]:
+    """The median of each figure, and under `ranges` its least and its largest value."""
+    names = list(dict.fromkeys(name for figures in repetitions for name in figures))
+    columns = {name: [figures[name] for figures in repetitions if name in figures] for name in names}
+    medians: dict[str, object] = {
+        name: rounded(statistics.median(column)) for name, column in columns.items()
+    }
+    ranges = {name: [rounded(min(column)), rounded(max(column))] for name, column in columns.items()}
+    return {**medians, "ranges": ranges}
+
+
+def rounded(value: Number) -> Number:
+    """As it is told: whole from 1,000 on, else four digits that count."""
+    if isinstance(value, int) or value.is_integer():
+        return int(value)
+    return round(value) if abs(value) >= 1000 else float(f"{value:.4g}")
