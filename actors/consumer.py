@@ -54,6 +54,7 @@ class Consumer(_RedisConsumer):
     ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
         self._held: set[str] = set()  # ids under which Redis keeps what was fetched
+        self._come_twice: set[str] = set()  # of those, whoever came again while the process had them
         self._fetched_as = broker.broker_id
         self.unsure = threading.Event()
         self.outdated = threading.Event()
@@ -61,7 +62,7 @@ class Consumer(_RedisConsumer):
         if predecessor is not None:
             self.message_cache = predecessor.message_cache
             self.queued_message_ids = predecessor.queued_message_ids
-            self._held = predecessor._held
+            self._held, self._come_twice = predecessor._held, predecessor._come_twice
             self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
             self.woken = predecessor.woken
             self.unsure.set()
@@ -114,6 +115,10 @@ class Consumer(_RedisConsumer):
         except dramatiq.DecodeError as error:
             self._put_away(error)
             return None
+        if message.options["redis_message_id"] in self._held:
+            # Redis has gone back to before it was fetched, or others put it back: one of the two is enough.
+            self._come_twice.add(message.options["redis_message_id"])
+            return None
         self.queued_message_ids.add(message.message_id)
         self._held.add(message.options["redis_message_id"])
         if message.args and isinstance(message.args[0], Envelope):
@@ -140,13 +145,13 @@ class Consumer(_RedisConsumer):
         else:
             with self._not_waiting_to_end():
                 super().ack(message)  # type: ignore[no-untyped-call] # likewise
-            self._held.discard(message.options["redis_message_id"])
+            self.let_go(message)
 
     def nack(self, message: MessageProxy) -> None:
         """Moves a message to the dead letters."""
         with self._not_waiting_to_end():
             super().nack(message)  # type: ignore[no-untyped-call] # likewise
-        self._held.discard(message.options["redis_message_id"])
+        self.let_go(message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Puts messages back into their queue.
@@ -184,6 +189,11 @@ class Consumer(_RedisConsumer):
         for message_id, redis_id in ids:
             self.queued_message_ids.discard(message_id)
             self._held.discard(redis_id)
+            if redis_id in self._come_twice:
+                # Only if the one that was worked had the same holder is the other acknowledged with it.
+                self._come_twice.discard(redis_id)
+                self.unsure.set()
+                self.woken.set()
         if not had_room and self._has_room:
             self.woken.set()
 

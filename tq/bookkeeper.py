@@ -66,6 +66,7 @@ class Bookkeeper:
         self._thread: threading.Thread | None = None
         self._is_closing = False  # nothing begins any more
         self._is_ending = False
+        self._pause_s = FIRST_PAUSE_S  # after which Redis is asked again
 
     # Life
 
@@ -140,7 +141,6 @@ class Bookkeeper:
 
     def _keep(self, waiting: Waiting, on_settled: Callable[[Sequence[Envelope]], None]) -> None:
         jobs: list[Envelope] = []
-        pause_s = FIRST_PAUSE_S
         with self._lock:
             while self._endings or not self._is_ending:
                 if not jobs and not self._is_closing:
@@ -152,10 +152,10 @@ class Bookkeeper:
                 asked = time.monotonic()
                 written = self._written(endings, jobs)
                 if written is None:
-                    self._gathering.wait(pause_s)
-                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                    self._gathering.wait(self._pause_s)
+                    self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
                     continue
-                pause_s = FIRST_PAUSE_S
+                self._pause_s = FIRST_PAUSE_S
                 del self._endings[: len(endings)]
                 ended = [ending.envelope for ending in endings]
                 waiting.settled(ended)

@@ -89,6 +89,54 @@ def test_an_acknowledged_message_leaves_nothing_behind(broker: Broker, settings:
     assert [key for key in broker.client.keys(f"{broker.namespace}:*") if b"heartbeats" not in key] == []
 
 
+def test_a_message_that_comes_again_while_the_process_has_it_is_worked_once(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+
+    enqueue(broker, settings, "ada")  # as when Redis goes back to before it was fetched
+    assert users_of(consumer) == []
+    consumer.ack(message)
+
+    assert users_of(consumer) == []
+    assert waiting(broker) == 0
+
+
+def test_a_message_that_came_again_is_worked_if_the_first_is_found_to_be_held_by_others(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada")
+    consumer = consume(broker)
+    message = next(consumer)
+    assert message is not None
+    enqueue(broker, settings, "ada")
+    assert users_of(consumer) == []
+
+    message.stuff_exception(NotHeld())
+    consumer.ack(message)
+
+    eventually(lambda: users_of(consumer) == ["ada"])
+
+
+def test_a_jobs_message_is_acknowledged_by_the_ledger_and_makes_room_then(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob")
+    consumer = consume(broker, prefetch=1)
+    message = next(consumer)
+    assert message is not None
+    message.args[0].is_recorded = True
+
+    consumer.ack(message)
+    assert next(consumer) is None
+    broker.settled([message.args[0]])
+
+    assert users_of(consumer) == ["bob"]
+
+
 def test_a_message_whose_record_could_not_be_stored_goes_back(broker: Broker, settings: Settings) -> None:
     enqueue(broker, settings, "ada")
     consumer = consume(broker)
