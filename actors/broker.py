@@ -20,7 +20,6 @@ from importlib.resources import files
 from typing import Any
 
 import dramatiq
-import orjson
 import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
@@ -28,7 +27,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import compute_backoff
 from loguru import logger
 
-from actors.encoding import TICK
+from actors.encoding import TICK, redis_id_of
 from actors.transport import broker_namespace
 from tq.errors import NotHeld, NotNow, StoreError
 from tq.models import SUSPECTS, Priority
@@ -359,7 +358,7 @@ class Consumer(_RedisConsumer):
         """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
         try:
             [message_id] = _redis_ids([unreadable.data])
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             logger.error("message cannot be read, and has no id", queue=self.queue_name)
             return
         self.broker.do_nack(self.queue_name, message_id)
@@ -394,7 +393,7 @@ def as_put_off(message: MessageProxy, delay: timedelta, *, body: bytes = b"") ->
 
 def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
     """The ids under which Redis keeps these messages; one that was deleted meanwhile has no body."""
-    return [orjson.loads(body)["options"]["redis_message_id"] for body in bodies if body]
+    return [redis_id_of(body) for body in bodies if body]
 
 
 @contextmanager
