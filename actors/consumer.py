@@ -14,13 +14,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dramatiq
-import orjson
 import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import _RedisConsumer
 from dramatiq.common import compute_backoff
 from loguru import logger
 
+from actors.encoding import redis_id_of
 from tq.errors import NotHeld, NotNow, StoreError
 from tq.models import Envelope
 from tq.store import QueuedMessage
@@ -220,7 +220,7 @@ class Consumer(_RedisConsumer):
         """Moves a message that nobody can read to the dead letters, or it would come again for ever."""
         try:
             [message_id] = _redis_ids([unreadable.data])
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             logger.error("message cannot be read, and has no id", queue=self.queue_name)
             return
         self.broker.do_nack(self.queue_name, message_id)
@@ -255,7 +255,7 @@ def as_put_off(message: MessageProxy, delay: timedelta, *, body: bytes = b"") ->
 
 def _redis_ids(bodies: Iterable[bytes | None]) -> list[str]:
     """The ids under which Redis keeps these messages; one that was deleted meanwhile has no body."""
-    return [orjson.loads(body)["options"]["redis_message_id"] for body in bodies if body]
+    return [redis_id_of(body) for body in bodies if body]
 
 
 @contextmanager

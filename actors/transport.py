@@ -8,10 +8,11 @@ import time
 
 import orjson
 
-from actors.encoding import DISTRIBUTE, EXECUTE
-from tq.models import SUSPECTS, Envelope, Priority, RunId
+from actors.encoding import DISTRIBUTE, job_bodies, job_body
+from tq.models import SUSPECTS, Batch, Envelope, Priority, RunId
+from tq.models.ids import job_ids_of
 from tq.settings import Settings
-from tq.store import QueuedMessage
+from tq.store import QueuedMessage, QueuedMessages
 from tq.store.keys import Keys
 
 CONTROL = "control"
@@ -32,9 +33,11 @@ class DramatiqTransport:
         prefix, wake = broker_namespace(settings.namespace), Keys(settings.namespace)("wake")
         self.enqueue_lua = (
             f"local woken = {{}}\n"
-            f"local function enqueue(queue, id, body)\n"
-            f"  redis.call('HSET', '{prefix}:'..queue..'.msgs', id, body)\n"
-            f"  redis.call('RPUSH', '{prefix}:'..queue, id)\n"
+            f"local function enqueue(queue, ...)\n"
+            f"  local texts, ids = {{...}}, {{}}\n"
+            f"  for i = 1, #texts, 2 do ids[#ids + 1] = texts[i] end\n"
+            f"  redis.call('HSET', '{prefix}:'..queue..'.msgs', ...)\n"
+            f"  redis.call('RPUSH', '{prefix}:'..queue, unpack(ids))\n"
             f"  if not woken[queue] then redis.call('PUBLISH', '{wake}', queue) end\n"
             f"  woken[queue] = true\n"
             f"end\n"
@@ -75,11 +78,27 @@ class DramatiqTransport:
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """The message that has a job carried out."""
-        return _message(priority.value, EXECUTE, envelope.message_id, envelope.to_wire())
+        return QueuedMessage(priority.value, envelope.message_id, job_body(envelope, priority.value))
+
+    def job_messages(self, batch: Batch, priority: Priority) -> QueuedMessages:
+        """The messages that have the jobs of a batch carried out, in the order of its users."""
+        pattern = batch.pattern
+        ids = [f"{job_id}-{pattern.attempt}" for job_id in job_ids_of(pattern.run_id, batch.user_ids)]
+        return QueuedMessages(priority.value, ids, job_bodies(batch, priority.value))
 
     def distribution_message(self, run_id: RunId) -> QueuedMessage:
         """The message that has a run distributed further; at most one of a run is queued at a time."""
-        return _message(CONTROL, DISTRIBUTE, f"distribute-{run_id}", run_id)
+        message_id = f"distribute-{run_id}"
+        body = {
+            "queue_name": CONTROL,
+            "actor_name": DISTRIBUTE,
+            "args": [run_id],
+            "kwargs": {},
+            "options": {"redis_message_id": message_id},
+            "message_id": message_id,
+            "message_timestamp": int(time.time() * 1000),
+        }
+        return QueuedMessage(CONTROL, message_id, orjson.dumps(body))
 
 
 class OutboxTransport(DramatiqTransport):
@@ -89,7 +108,9 @@ class OutboxTransport(DramatiqTransport):
         super().__init__(settings)
         self.outbox = f"{settings.namespace}:outbox"
         self.enqueue_lua = (
-            f"local function enqueue(queue, id, body) redis.call('RPUSH', '{self.outbox}', body) end\n"
+            f"local function enqueue(queue, ...)\n"
+            f"  for i, text in ipairs({{...}}) do if i % 2 == 0 then redis.call('RPUSH', '{self.outbox}', text) end end\n"
+            f"end\n"
             f"local function queued(queue, id) return false end\n"
         )
         self.holds_lua = "local function holds(holder, queue, id) return true end\n"
@@ -103,18 +124,3 @@ class OutboxTransport(DramatiqTransport):
 def make_transport(settings: Settings) -> DramatiqTransport:
     """The transport that fits the broker."""
     return OutboxTransport(settings) if settings.broker == "stub" else DramatiqTransport(settings)
-
-
-def _message(queue: str, actor: str, message_id: str, argument: object) -> QueuedMessage:
-    body = orjson.dumps(
-        {
-            "queue_name": queue,
-            "actor_name": actor,
-            "args": [argument],
-            "kwargs": {},
-            "options": {"redis_message_id": message_id},
-            "message_id": message_id,
-            "message_timestamp": int(time.time() * 1000),
-        }
-    )
-    return QueuedMessage(queue, message_id, body)

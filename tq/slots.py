@@ -5,6 +5,7 @@ It must never change between releases: a test pins it, and `store/lua/places.lua
 """
 
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from tq.clock import MILLISECOND
@@ -24,8 +25,14 @@ def place_of(task_id: TaskId, user_id: UserId) -> int:
 
 def slot_offset(place: int, spread: timedelta) -> timedelta:
     """How long after a run's start the slot of a place begins."""
-    offset = timedelta(milliseconds=place * (spread // MILLISECOND) >> 31)
-    return offset - offset % SLOT
+    [slot] = slots_of([place], spread)
+    return slot * SLOT
+
+
+def slots_of(places: Iterable[int], spread: timedelta) -> list[int]:
+    """In which slot, counted from a run's start, each place is served."""
+    spread_ms, slot_ms = spread // MILLISECOND, SLOT // MILLISECOND
+    return [(place * spread_ms >> 31) // slot_ms for place in places]
 
 
 def last_place_due(elapsed: timedelta, spread: timedelta) -> int:

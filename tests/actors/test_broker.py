@@ -13,7 +13,7 @@ from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
 from tests.waiting import eventually
 from tq.errors import NotHeld, StoreUnavailable
-from tq.models import SUSPECTS, Priority
+from tq.models import SUSPECTS, Batch, Envelope, Priority, UserId
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.store import Store
@@ -76,6 +76,48 @@ def test_a_jobs_message_prints_as_its_id_alone(settings: Settings) -> None:
     assert str(message) == f"execute({envelope.job_id})"
     assert "secret" not in repr(message)
     assert MessageEncoder().encode(message.asdict()) == body
+
+
+def test_the_messages_of_a_batch_are_those_that_each_job_has_alone(settings: Settings) -> None:
+    transport = DramatiqTransport(settings)
+    # Whatever a user is called, the message can be read.
+    users = [UserId(user) for user in ("ada", 'a"da', "ad\\a", "ådå", "normal")]
+    batch = Batch(make_envelope("anybody", parameters='{"a":"\\u0000"}'), users)
+
+    messages = transport.job_messages(batch, Priority.NORMAL)
+
+    alone = [
+        transport.job_message(make_envelope(user, parameters='{"a":"\\u0000"}'), Priority.NORMAL)
+        for user in users
+    ]
+    assert messages.queue == QUEUE
+    assert messages.ids == [message.id for message in alone]
+    assert messages.bodies == [message.body for message in alone]
+    assert [dramatiq.Message.decode(body).args[0].user_id for body in messages.bodies] == users
+
+
+def test_a_jobs_message_is_kept_without_what_follows_from_the_job(settings: Settings) -> None:
+    envelope = make_envelope("ada")
+    message = DramatiqTransport(settings).job_message(envelope, Priority.NORMAL)
+
+    arrived = dramatiq.Message.decode(message.body)
+
+    assert envelope.job_id.encode() not in message.body
+    assert arrived.message_id == arrived.options["redis_message_id"] == message.id
+    assert arrived.kwargs == {}
+
+
+def test_a_jobs_message_with_an_id_of_its_own_keeps_it(broker: Broker) -> None:
+    @dramatiq.actor(broker=broker, actor_name=EXECUTE, queue_name=QUEUE)
+    def _execute(_: Envelope) -> None: ...
+
+    _execute.send(make_envelope("ada"))
+
+    message = next(consume(broker))
+    assert message is not None
+    message_id = message.options["redis_message_id"]
+    assert message_id != message.args[0].message_id
+    assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.msgs") == [message_id.encode()]
 
 
 def test_an_acknowledged_message_leaves_nothing_behind(broker: Broker, settings: Settings) -> None:
@@ -476,6 +518,20 @@ def test_a_message_that_nobody_can_read_goes_to_the_dead_letters_and_the_next_is
     assert readable is not None
     assert readable.args[0].user_id == "ada"
     assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.XQ.msgs") == [b"odd"]
+
+
+def test_a_job_that_nobody_can_read_goes_to_the_dead_letters_under_the_id_that_follows_from_it(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada")
+    message = DramatiqTransport(settings).job_message(make_envelope("ada"), Priority.NORMAL)
+    of_tomorrow = message.body.removesuffix(b"]]}") + b',"more"]]}'
+    broker.client.hset(f"{broker.namespace}:{QUEUE}.msgs", message.id, of_tomorrow)
+
+    unreadable = next(consume(broker))
+
+    assert unreadable is None
+    assert broker.client.hkeys(f"{broker.namespace}:{QUEUE}.XQ.msgs") == [message.id.encode()]
 
 
 def test_a_tick_that_cannot_be_sent_does_not_end_the_scheduler(tmp_path: Path, store: Store) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.journeys.conftest import Begin
 from tq.errors import InvalidInput, NotNow, TaskNotFound
 from tq.models import (
+    Batch,
     Envelope,
     ErrorDetail,
     ExecutionResult,
@@ -386,14 +387,15 @@ def test_who_is_disabled_between_page_and_fan_out_gets_no_job(begin: Begin) -> N
     store = journey.runtime.store
     run = start_run(journey.runtime, TaskId("email_digest"))
     page = store.preferences.page(run.task_id, run.shares[0].cohort, after=-1, run_id=run.id)
-    jobs = [
-        make_envelope(member.user_id, run_id=run.id, kind=run.kind, definition=run.definition)
-        for member in page.members
-    ]
+    pattern = make_envelope("ada", run_id=run.id, kind=run.kind, definition=run.definition)
 
     journey.disable("ada", "email_digest")
     step = Step(
-        0, -1, page.reached, done=True, wake_at=journey.clock.now(), jobs=jobs, departures=page.departures
+        *(0, -1, page.reached),
+        done=True,
+        wake_at=journey.clock.now(),
+        batches=[Batch(pattern, page.user_ids)],
+        departures=page.departures,
     )
     sent = store.ledger.fan_out(run.id, step, Priority.NORMAL)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tq.models import RunId, TaskId, UserId, job_id_of, manual_run_id, scheduled_run_id
-from tq.models.ids import ID_PATTERN
+from tq.models.ids import ID_PATTERN, job_ids_of
 
 NINE = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 IDS = st.from_regex(re.compile(ID_PATTERN, re.ASCII), fullmatch=True)
@@ -46,6 +46,15 @@ def test_each_user_has_another_job_in_each_run(
 @given(run=IDS, user=IDS)
 def test_a_jobs_id_can_stand_in_a_header_and_before_a_dot(run: str, user: str) -> None:
     assert re.fullmatch(r"job_[0-9a-f]{32}", job_id_of(RunId(run), UserId(user)))
+
+
+@given(run=IDS, users=st.lists(IDS, max_size=5))
+def test_many_jobs_have_the_ids_that_each_has_alone(run: str, users: list[str]) -> None:
+    run_id, user_ids = RunId(run), [UserId(user) for user in users]
+
+    job_ids = job_ids_of(run_id, user_ids)
+
+    assert job_ids == [job_id_of(run_id, user_id) for user_id in user_ids]
 
 
 def test_requests_of_different_keys_are_different_runs() -> None:

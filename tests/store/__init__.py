@@ -4,7 +4,7 @@ a run by name, and ways to look at everything that is kept.
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ import redis
 
 from tq.clock import Clock
 from tq.models import (
+    Batch,
     Envelope,
     ErrorDetail,
     Interval,
@@ -35,7 +36,7 @@ from tq.models import (
 )
 from tq.settings import Settings
 from tq.slots import LAST_PLACE, place_of
-from tq.store import QueuedMessage, Store
+from tq.store import QueuedMessage, QueuedMessages, Store
 from tq.store.keys import TABLE
 from tq.store.ledger import End, Step
 from tq.store.planning import ShareClaim
@@ -62,8 +63,9 @@ class ListTransport:
 
     def __init__(self, namespace: str) -> None:
         self.enqueue_lua = (
-            f"local function enqueue(queue, id, body)\n"
+            f"local function enqueue(queue, id, body, ...)\n"
             f"  redis.call('RPUSH', '{namespace}.outbox', queue .. '|' .. id .. '|' .. body)\n"
+            f"  if ... then enqueue(queue, ...) end\n"
             f"end\n"
             f"local function queued(queue, id)\n"
             f"  return redis.call('SISMEMBER', '{namespace}.queued', queue .. '|' .. id) == 1\n"
@@ -102,6 +104,15 @@ class ListTransport:
         """The message is the envelope's fields."""
         message_id = f"{envelope.job_id}-{envelope.attempt}"
         return QueuedMessage(priority.value, message_id, orjson.dumps(envelope.to_wire()))
+
+    def job_messages(self, batch: Batch, priority: Priority) -> QueuedMessages:
+        """The messages of all jobs of the batch."""
+        wire = batch.pattern.to_wire()
+        jobs = [Envelope.from_wire([wire[0], user_id, *wire[2:]]) for user_id in batch.user_ids]
+        messages = [self.job_message(job, priority) for job in jobs]
+        return QueuedMessages(
+            priority.value, [message.id for message in messages], [message.body for message in messages]
+        )
 
     def distribution_message(self, run_id: RunId) -> QueuedMessage:
         """The message is the run's id, on two lines, as a body may have any text."""
@@ -377,23 +388,34 @@ def next_step(store: Store, run_id: RunId, *, share: int = 0, size: int = 1000) 
     run = store.runs.get(run_id)
     part = run.shares[share]
     page = store.preferences.page(run.task_id, Cohort.parse(part.cohort), after=part.cursor, size=size)
-    jobs = [
-        Envelope(
-            task_id=run.task_id,
-            user_id=member.user_id,
-            run_id=run_id,
-            kind=run.kind,
-            definition=run.definition,
-            scheduled_at=run.nominal_at,
-            execute_after=part.start_at,
-            share=share,
-            parameters=member.parameters,
+    alike: dict[str, list[UserId]] = defaultdict(list)
+    for member in page.members:
+        alike[member.parameters].append(member.user_id)
+    batches = [
+        Batch(
+            Envelope(
+                task_id=run.task_id,
+                user_id=user_ids[0],
+                run_id=run_id,
+                kind=run.kind,
+                definition=run.definition,
+                scheduled_at=run.nominal_at,
+                execute_after=part.start_at,
+                share=share,
+                parameters=parameters,
+            ),
+            user_ids,
         )
-        for member in page.members
+        for parameters, user_ids in alike.items()
     ]
     return Step(
-        share, part.cursor, page.reached, page.reached == LAST_PLACE, wake_at=store.clock.now(), jobs=jobs
+        share, part.cursor, page.reached, page.reached == LAST_PLACE, store.clock.now(), batches=batches
     )
+
+
+def users_in(step: Step) -> list[UserId]:
+    """Everybody who gets a job by a step."""
+    return [user_id for batch in step.batches for user_id in batch.user_ids]
 
 
 def distribute(store: Store, run_id: RunId, *, size: int = 1000) -> int:

@@ -62,6 +62,7 @@ from . import (
     outbox,
     running,
     share_of,
+    users_in,
 )
 
 OWN = Interval.hourly()
@@ -99,7 +100,7 @@ def test_a_step_puts_jobs_into_queue_open_set_and_ledger_and_moves_the_cursor(st
     added = store.ledger.fan_out(run_id, step, Priority.HIGH)
 
     run = store.runs.get(run_id)
-    users = [job.user_id for job in step.jobs]
+    users = users_in(step)
     assert 0 < len(users) < 50
     assert added == len(users)
     assert [job.user_id for job in jobs_sent(store)] == users
@@ -185,11 +186,53 @@ def test_a_user_whose_job_is_open_gets_no_second_one(store: Store) -> None:
     assert store.runs.get(run_id).counts == RunCounts(expected=3, open=3)
 
 
+def test_a_batch_of_any_size_is_sent_in_its_order(store: Store) -> None:
+    # More than a command of Redis takes at a time.
+    run_id = running(store, names(1203))
+    step = next_step(store, run_id, size=5000)
+
+    added = store.ledger.fan_out(run_id, step, Priority.NORMAL)
+
+    assert len(step.batches) == 1
+    assert added == 1203
+    assert [job.user_id for job in jobs_sent(store)] == users_in(step)
+    assert store.runs.get(run_id).counts == RunCounts(expected=1203, open=1203)
+
+
+def test_each_batch_of_a_step_keeps_its_own_state(store: Store) -> None:
+    run_id = running(store, ["ada", "bob"], parameters={"a": 1})
+    enable(store, ["cyd"], parameters={"a": 2})
+    step = next_step(store, run_id)
+
+    store.ledger.fan_out(run_id, step, Priority.NORMAL)
+
+    assert len(step.batches) == 2
+    assert {job.user_id: job.parameters for job in jobs_sent(store)} == {
+        **dict.fromkeys(["ada", "bob"], '{"a":1}'),
+        "cyd": '{"a":2}',
+    }
+    assert str(state_of(store, run_id, "bob")).endswith('|{"a":1}')
+    assert str(state_of(store, run_id, "cyd")).endswith('|{"a":2}')
+
+
+def test_a_user_who_is_twice_on_a_page_gets_one_job(store: Store) -> None:
+    run_id = running(store, ["ada", "bob"])
+    step = next_step(store, run_id)
+    [batch] = step.batches
+    twice = replace(batch, user_ids=[*batch.user_ids, UserId("ada")])
+
+    added = store.ledger.fan_out(run_id, replace(step, batches=[twice, batch]), Priority.NORMAL)
+
+    assert added == 2
+    assert sorted(job.user_id for job in jobs_sent(store)) == ["ada", "bob"]
+    assert store.runs.get(run_id).counts == RunCounts(expected=2, open=2)
+
+
 def test_members_passed_over_after_the_deadline_are_counted_as_expired(store: Store) -> None:
     run_id = running(store, names(50))
     step = next_step(store, run_id)
 
-    added = store.ledger.fan_out(run_id, replace(step, jobs=[], passed_over=50), Priority.NORMAL)
+    added = store.ledger.fan_out(run_id, replace(step, batches=[], passed_over=50), Priority.NORMAL)
 
     run = store.runs.get(run_id)
     assert added == 0
@@ -623,8 +666,8 @@ class Deliveries(RuleBasedStateMachine):
         if self.done[share]:
             assert added is None
             return
-        paused = [job.user_id for job in step.jobs if self.is_paused(job.user_id)]
-        new = [job.user_id for job in step.jobs if job.user_id not in paused]
+        paused = [user for user in users_in(step) if self.is_paused(user)]
+        new = [user for user in users_in(step) if user not in paused]
         assert added == len(new)
         self.attempts |= dict.fromkeys(new, 1)
         self.counted["expected"] += len(new) + len(paused)

@@ -222,7 +222,7 @@ def test_a_cancelled_run_sends_nobody_and_counts_whom_it_has_not_reached(store: 
     store.runs.cancel(run_id, reason="")
 
     assert store.ledger.fan_out(run_id, step, Priority.NORMAL) is None
-    assert store.ledger.fan_out(run_id, replace(step, jobs=[], passed_over=50), Priority.NORMAL) == 0
+    assert store.ledger.fan_out(run_id, replace(step, batches=[], passed_over=50), Priority.NORMAL) == 0
 
     run = store.runs.get(run_id)
     assert jobs_sent(store) == []

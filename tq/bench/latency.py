@@ -31,7 +31,7 @@ from tq.bench.workbench import (
     user_id,
     workbench,
 )
-from tq.models import Envelope, Overlap, Priority, Run, RunKind, manual_run_id
+from tq.models import Batch, Envelope, Overlap, Priority, Run, RunKind, manual_run_id
 from tq.models.runs import EVERYBODY
 from tq.runtime import Runtime
 from tq.store.ledger import Step
@@ -146,7 +146,7 @@ def _trickled(runtime: Runtime, run: Run, trickle: Trickle) -> Sequence[tuple[in
             reached=number,
             done=number == trickle.jobs - 1,
             wake_at=run.deadline_at,
-            jobs=[job],
+            batches=[Batch(job, [job.user_id])],
             departures="0",
         )
         time.sleep(max(0.0, started + number / trickle.per_second - time.monotonic()))

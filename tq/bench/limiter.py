@@ -23,12 +23,12 @@ from tq.bench.workers import Workers
 from tq.bench.world import World
 from tq.errors import TaskQueueError
 from tq.limits import Limit
-from tq.models import Envelope, Priority, RunId, Strategy
+from tq.models import Batch, Envelope, Priority, RunId, Strategy
 from tq.redis_server import RedisServer
 from tq.store.connection import Connection
 from tq.store.keys import Keys
 from tq.store.limits import Limits
-from tq.store.transport import QueuedMessage
+from tq.store.transport import QueuedMessage, QueuedMessages
 
 ORIGINAL = "original"
 LIMITS = {
@@ -145,6 +145,10 @@ class NoTransport:
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """Never asked for."""
         raise TaskQueueError(f"nothing is sent in a simulation, but {envelope} at {priority}")
+
+    def job_messages(self, batch: Batch, priority: Priority) -> QueuedMessages:
+        """Never asked for."""
+        raise TaskQueueError(f"nothing is sent in a simulation, but {batch.pattern} at {priority}")
 
     def distribution_message(self, run_id: RunId) -> QueuedMessage:
         """Never asked for."""

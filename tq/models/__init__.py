@@ -3,7 +3,7 @@
 from tq.models.durations import Duration, format_duration, parse_duration
 from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, manual_run_id, scheduled_run_id
 from tq.models.interval import FixedTime, Interval, IntervalType
-from tq.models.jobs import SUSPECTS, Envelope, Job
+from tq.models.jobs import SUSPECTS, Batch, Envelope, Job
 from tq.models.preferences import MAX_PARAMETERS_BYTES, TaskSettings, UserPreference
 from tq.models.rates import Rate, RateBand, Strategy, format_rate, parse_rate
 from tq.models.results import ErrorDetail, ExecutionResult, JobResult, JobStatus, Outcome
@@ -13,6 +13,7 @@ from tq.models.tasks import Missed, Overlap, Priority, TaskConfig, TaskType, Win
 __all__ = [
     "MAX_PARAMETERS_BYTES",
     "SUSPECTS",
+    "Batch",
     "Duration",
     "Envelope",
     "ErrorDetail",

@@ -5,6 +5,7 @@ was reached, so that an endpoint can recognise a repetition whatever went wrong 
 """
 
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, NewType
 
@@ -39,5 +40,17 @@ def job_id_of(run_id: RunId, user_id: UserId) -> JobId:
     A scheduled run's id is made of task and nominal instant alone, so this is a hash of task,
     kind, nominal instant and user.
     """
-    digest = hashlib.blake2b(f"{run_id}\0{user_id}".encode(), digest_size=16).hexdigest()
-    return JobId(f"job_{digest}")
+    [job_id] = job_ids_of(run_id, [user_id])
+    return job_id
+
+
+def job_ids_of(run_id: RunId, user_ids: Iterable[UserId]) -> list[JobId]:
+    """The ids of many users' parts of a run, in the order of the users."""
+    # What all of them begin with is hashed once: a third of the time.
+    begun = hashlib.blake2b(f"{run_id}\0".encode(), digest_size=16)
+    ids = []
+    for user_id in user_ids:
+        digest = begun.copy()
+        digest.update(user_id.encode())
+        ids.append(JobId(f"job_{digest.hexdigest()}"))
+    return ids

@@ -1,5 +1,7 @@
 """One user's part of a run: as user code sees it, and as it travels."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -67,6 +69,7 @@ class Envelope:
     """
 
     __slots__ = (
+        "_job_id",
         "attempt",
         "definition",
         "execute_after",
@@ -113,6 +116,7 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
+        self._job_id: JobId | None = None
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
         # it may have killed the process before, and whether its end is being stored.
         self.holder = ""
@@ -123,7 +127,9 @@ class Envelope:
     @property
     def job_id(self) -> JobId:
         """The id of the job, the same for every attempt."""
-        return job_id_of(self.run_id, self.user_id)
+        if self._job_id is None:
+            self._job_id = job_id_of(self.run_id, self.user_id)
+        return self._job_id
 
     @property
     def message_id(self) -> str:
@@ -191,3 +197,11 @@ class Envelope:
 
     def __repr__(self) -> str:
         return self.job_id
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs of one run that differ in nothing but their user; `pattern` is the job of any of them."""
+
+    pattern: Envelope
+    user_ids: Sequence[UserId]

@@ -7,6 +7,8 @@ due yet, or more than the limiter will let through in the next seconds, stays a 
 on the agenda. So a task that is paused, or whose endpoint is down, fills nothing.
 """
 
+from collections import defaultdict
+from collections.abc import Set
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,6 +16,7 @@ from loguru import logger
 
 from tq.errors import RunNotFound, TaskNotFound
 from tq.models import (
+    Batch,
     Envelope,
     Interval,
     Run,
@@ -23,14 +26,15 @@ from tq.models import (
     RunStatus,
     Share,
     TaskType,
+    UserId,
     scheduled_run_id,
 )
 from tq.models.runs import Wait
 from tq.runtime import Runtime
 from tq.schedule import falls_once_a_date
-from tq.slots import LAST_PLACE, last_place_due, next_slot, slot_offset
+from tq.slots import LAST_PLACE, SLOT, last_place_due, next_slot, slots_of
 from tq.store.ledger import Step
-from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member
+from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member, Page
 
 PAGE = 1000
 # Room is refilled every second or two, so the queue does not run dry; and little is in it when the
@@ -124,15 +128,18 @@ def _step(
         run_id=run.id,
         share=index,
     )
-    members = [member for member in page.members if _is_expected(runtime, run, task, share, member)]
+    changed = page.moved_at.keys() | page.rezoned_at.keys()
+    left_out = {
+        number for number in changed if not _is_expected(runtime, run, task, share, page.member(number))
+    }
     return Step(
         index,
         share.cursor,
         page.reached,
         done=page.reached >= LAST_PLACE,
         wake_at=_next_slot(run, now),
-        jobs=[] if over else [_job(run, index, share, task, member) for member in members],
-        passed_over=len(members) if over else 0,
+        batches=[] if over else _batches(run, index, share, page, left_out),
+        passed_over=len(page.user_ids) - len(left_out) if over else 0,
         departures=page.departures,
     )
 
@@ -155,18 +162,30 @@ def _note_wait(runtime: Runtime, run: Run, *, is_held: bool) -> None:
         logger.info("new jobs are sent again", run_id=run.id, waiting=run.counts.waiting)
 
 
-def _job(run: Run, index: int, share: Share, task: TaskType, member: Member) -> Envelope:
-    return Envelope(
-        task_id=task.id,
-        user_id=member.user_id,
-        run_id=run.id,
-        kind=run.kind,
-        definition=run.definition,
-        scheduled_at=run.nominal_at,
-        execute_after=share.start_at + slot_offset(member.place, share.spread),
-        share=index,
-        parameters=member.parameters,
-    )
+def _batches(run: Run, index: int, share: Share, page: Page, left_out: Set[int]) -> list[Batch]:
+    """The jobs of a page: one batch for all that are served in the same slot with the same parameters."""
+    alike: dict[tuple[int, str], list[UserId]] = defaultdict(list)
+    slots = slots_of(page.places, share.spread)
+    for number, (user_id, slot) in enumerate(zip(page.user_ids, slots, strict=True)):
+        if number not in left_out:
+            alike[slot, page.parameters.get(number, "")].append(user_id)
+    return [
+        Batch(
+            Envelope(
+                task_id=run.task_id,
+                user_id=user_ids[0],
+                run_id=run.id,
+                kind=run.kind,
+                definition=run.definition,
+                scheduled_at=run.nominal_at,
+                execute_after=share.start_at + slot * SLOT,
+                share=index,
+                parameters=parameters,
+            ),
+            user_ids,
+        )
+        for (slot, parameters), user_ids in alike.items()
+    ]
 
 
 def _is_expected(runtime: Runtime, run: Run, task: TaskType, share: Share, member: Member) -> bool:

@@ -1,6 +1,6 @@
 """All state, in Redis. Whatever must change together changes in one script."""
 
 from tq.store.store import Store
-from tq.store.transport import QueuedMessage, Transport
+from tq.store.transport import QueuedMessage, QueuedMessages, Transport
 
-__all__ = ["QueuedMessage", "Store", "Transport"]
+__all__ = ["QueuedMessage", "QueuedMessages", "Store", "Transport"]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 
 from tq.clock import duration_ms, from_ms, to_ms
-from tq.models import Envelope, JobResult, JobStatus, Priority, RunId
+from tq.models import Batch, Envelope, JobResult, JobStatus, Priority, RunId
 from tq.models.runs import Wait
 from tq.store.connection import Argument, Connection
 from tq.store.results import pack_result
@@ -68,7 +69,7 @@ class Step:
     reached: int
     done: bool
     wake_at: datetime
-    jobs: Sequence[Envelope] = ()
+    batches: Sequence[Batch] = ()
     passed_over: int = 0  # members who get no job any more
     departures: str = ""
 
@@ -104,9 +105,10 @@ class Ledger:
             step.departures,
             *self._retention[:2],
         ]
-        for envelope in step.jobs:
-            message = self._transport.job_message(envelope, priority)
-            arguments += [envelope.user_id, _state(envelope), message.queue, message.id, message.body]
+        for batch in step.batches:
+            messages = self._transport.job_messages(batch, priority)
+            arguments += [_state(batch.pattern), messages.queue, len(batch.user_ids)]
+            arguments += chain.from_iterable(zip(batch.user_ids, messages.ids, messages.bodies, strict=True))
         answer = self._redis.script("fan_out", *arguments)
         return None if answer in ("moved", "stopped") else int(answer)
 

@@ -5,7 +5,7 @@ whatever crashes or races. The users of a task are kept by cohort in stable hash
 by page.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -85,11 +85,34 @@ class Member:
 
 @dataclass(frozen=True)
 class Page:
-    """Some members in their order. Everybody up to `reached` has been returned by now."""
+    """Some members. Everybody up to `reached` has been returned by now.
 
-    members: tuple[Member, ...]
+    A million members are read in a run, and of most there is nothing to say but their place: so there
+    is no object for each, and the rest stands by their number on the page, where there is anything.
+    """
+
+    user_ids: Sequence[UserId]
+    places: Sequence[int]
+    parameters: Mapping[int, str]
+    moved_at: Mapping[int, datetime]
+    rezoned_at: Mapping[int, datetime]
     reached: int
     departures: str
+
+    def member(self, number: int) -> Member:
+        """All that is known of one of them."""
+        return Member(
+            self.user_ids[number],
+            self.places[number],
+            self.parameters.get(number, ""),
+            self.moved_at.get(number),
+            self.rezoned_at.get(number),
+        )
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All of them."""
+        return tuple(self.member(number) for number in range(len(self.user_ids)))
 
 
 @dataclass(frozen=True)
@@ -214,7 +237,7 @@ class Preferences:
         after = -1
         while after < LAST_PLACE:
             found = self.page(task_id, EVERYBODY, after=after, size=page)
-            yield from (member.user_id for member in found.members)
+            yield from found.user_ids
             after = found.reached
 
     def enrolled(self, task_id: TaskId, user_ids: Sequence[UserId]) -> dict[UserId, bool]:
@@ -278,19 +301,22 @@ def _settings(*, enabled: bool, text: str) -> TaskSettings:
 
 
 def _page(answer: list[Any]) -> Page:
-    reached, departures, *fields = answer
-    members = tuple(
-        Member(
-            UserId(user),
-            int(place),
-            settings.split("\n")[2] if settings else "",
-            _instant(moved),
-            _instant(zoned),
-        )
-        for user, place, settings, moved, zoned in zip(*[iter(fields)] * 5, strict=True)
+    reached, departures, user_ids, places, settings, moved, rezoned = answer
+    return Page(
+        user_ids,
+        [int(place) for place in places],
+        {number: parameters for number, text in _noted(settings) if (parameters := text.split("\n")[2])},
+        {number: _instant(ms) for number, ms in _noted(moved)},
+        {number: _instant(ms) for number, ms in _noted(rezoned)},
+        int(reached),
+        str(departures),
     )
-    return Page(members, int(reached), str(departures))
 
 
-def _instant(ms: str) -> datetime | None:
-    return from_ms(int(float(ms))) if ms else None
+def _noted(flat: list[Any]) -> Iterator[tuple[int, str]]:
+    """What is said of members, by their number on the page."""
+    return zip(*[iter(flat)] * 2, strict=True)
+
+
+def _instant(ms: str) -> datetime:
+    return from_ms(int(float(ms)))

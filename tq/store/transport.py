@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tq.models import Envelope, Priority, RunId
+from tq.models import Batch, Envelope, Priority, RunId
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,15 @@ class QueuedMessage:
     queue: str
     id: str
     body: bytes
+
+
+@dataclass(frozen=True)
+class QueuedMessages:
+    """Messages ready to be put into one queue: their ids, and the body of each."""
+
+    queue: str
+    ids: Sequence[str]
+    bodies: Sequence[bytes]
 
 
 class Transport(Protocol):
@@ -40,9 +49,9 @@ class Transport(Protocol):
 
     @property
     def enqueue_lua(self) -> str:
-        """Lua that defines `enqueue(queue, id, body)` and `queued(queue, id)`.
+        """Lua that defines `enqueue(queue, id, body, …)` and `queued(queue, id)`.
 
-        `queued` tells whether a message of that id is waiting or being worked on.
+        `enqueue` takes up to 500 messages of one queue at a time, an id and a body each; `queued` tells whether a message of that id is waiting or being worked on.
         """
         ...
 
@@ -71,6 +80,10 @@ class Transport(Protocol):
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """The message that has a job carried out."""
+        ...
+
+    def job_messages(self, batch: Batch, priority: Priority) -> QueuedMessages:
+        """The messages that have the jobs of a batch carried out, in the order of its users."""
         ...
 
     def distribution_message(self, run_id: RunId) -> QueuedMessage:
