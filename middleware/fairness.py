@@ -236,10 +236,19 @@ class FairQueue(queue.PriorityQueue[Any]):
             item = self._under_way.get(id(job))
             if item is not None:
                 self._ready.append(item)
-        # Threads that are at work take some of them when they are done; to wake others for those would only
-        # have them all get into each other's way.
+        self.prod()
+
+    def prod(self) -> bool:
+        """Wakes threads for jobs that nobody comes for; whether some are left, to be looked after again soon.
+
+        Threads that are at work come by themselves when they are done. To wake others for what those will
+        take would only have all of them get into each other's way.
+        """
+        if not self._ready or not self._idle:
+            return False
         self._wake(len(self._ready) - 2 * self._unprompted)
         self._unprompted = 0
+        return True
 
     def settled(self, jobs: Sequence[Envelope]) -> None:
         """How these ended is stored."""

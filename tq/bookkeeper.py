@@ -43,6 +43,10 @@ class Waiting(Protocol):
         """These may begin."""
         ...
 
+    def prod(self) -> bool:
+        """Wakes threads for jobs that nobody comes for; whether some are left, to be looked after again soon."""
+        ...
+
     def settled(self, jobs: Sequence[Envelope]) -> None:
         """How these ended is stored."""
         ...
@@ -147,7 +151,7 @@ class Bookkeeper:
                     jobs = waiting.take_next()
                 endings = self._endings[:MOST_IN_GROUP]
                 if not jobs and not endings:
-                    self._limiter.sleep(LONGEST_SLEEP_S)
+                    self._limiter.sleep(GATHER_S if waiting.prod() else LONGEST_SLEEP_S)
                     continue
                 asked = time.monotonic()
                 written = self._written(endings, jobs)

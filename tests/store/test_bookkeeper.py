@@ -37,6 +37,10 @@ class Waiting:
         """Notes who may begin."""
         self.handed_out += jobs
 
+    def prod(self) -> bool:
+        """Nobody is to be woken."""
+        return False
+
     def settled(self, jobs: Sequence[Envelope]) -> None:
         """Notes whose end is stored."""
         self.ended += jobs

@@ -20,11 +20,16 @@ from tq.store.limits import Answer, Ask, Report, Request, State
 LINGER_S = 0.25
 FLUSH_S = 0.75  # outcomes wait for so long for an exchange that would take them along
 URGENT_EVERY_S = 0.1
+BREATH_S = (
+    0.005  # between exchanges, where slots are due as soon as they are asked for: jobs come by the dozen
+)
 FAILURES_TO_TELL = 5  # in a row; then it is time that all others know
 KEEP_ALIVE_S = 5.0
 # A slot that nobody could use in time is let go: used late, it would come on top of later ones. What
 # this adds up to in one second is within the twentieth that the ceiling allows for.
 STALE_S = 0.04
+# Slots that are due and unused, at low rates; at high ones it may be more.
+MOST_DUE = 32
 # Threads that will be free within this time are counted as free.
 ANTICIPATED_S = 0.1
 ASK_AGAIN_S = 0.05
@@ -55,6 +60,7 @@ class _Line:
     waiting: int = 0
     in_use: int = 0
     slots: deque[Slot] = field(default_factory=deque)
+    latest_due: float = -math.inf  # of all slots that there were
     ask_at: float = 0.0
     rate: float = 0.0
     state: State = "closed"
@@ -94,6 +100,14 @@ class _Line:
 
     def count_begin(self, now: float) -> None:
         self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
+
+    def due(self, now: float) -> int:
+        """How many slots are due and have not been used."""
+        return len(self.slots) if self.latest_due <= now else sum(slot.due <= now for slot in self.slots)
+
+    def add(self, slot: Slot) -> None:
+        self.slots.append(slot)
+        self.latest_due = max(self.latest_due, slot.due)
 
     def let_go(self, slot: Slot) -> None:
         """Gives back a slot that no call was made with."""
@@ -281,7 +295,12 @@ class Agent:
     def slot_after(self, now: float) -> float:
         """When the next slot is due after this instant."""
         later = (
-            slot.due for line in self._lines.values() if line.waiting for slot in line.slots if slot.due > now
+            slot.due
+            for line in self._lines.values()
+            # At high rates hundreds are due already, and this is asked for each of them.
+            if line.waiting and line.latest_due > now
+            for slot in line.slots
+            if slot.due > now
         )
         return min(later, default=math.inf)
 
@@ -293,7 +312,7 @@ class Agent:
         hungry = [line.ask_at for line in self._lines.values() if line.unserved > 0]
         # Threads that are busy need no slots; the first one to be free brings the question up again.
         if hungry and self._free(now) > 0:
-            at = max(min(hungry), self._last_due + self._linger)
+            at = max(min(hungry), self._last_due + self._linger, self._exchanged_at + BREATH_S)
         if self._urgent or any(line.owes for line in self._lines.values()):
             at = min(at, self._told_at + URGENT_EVERY_S)
         # If a question is due soon after, outcomes go with it.
@@ -327,7 +346,7 @@ class Agent:
                 self._void(line)
         for grant in answer.grants:
             slot = Slot(grant.task, now + grant.delay, grant.epoch, grant.probe, grant.place)
-            self._lines[grant.task].slots.append(slot)
+            self._lines[grant.task].add(slot)
         served = Counter(grant.task for grant in answer.grants)
         if served:
             lead = answer.grants[0].delay
@@ -436,8 +455,13 @@ class Agent:
 
     def _free(self, now: float) -> int:
         """Slots that this process could use beyond those in hand."""
+        pace = self._pace_now(now)
+        # Where it has more of them due than it comes to use, they would only go stale.
+        due, most = sum(line.due(now) for line in self._lines.values()), max(MOST_DUE, round(pace * STALE_S))
+        if due > most // 2:
+            return 0
         busy = sum(line.in_use + len(line.slots) for line in self._lines.values())
-        return max(0, self.threads + round(self._pace_now(now) * ANTICIPATED_S) - busy)
+        return max(0, min(self.threads + round(pace * ANTICIPATED_S) - busy, most - due))
 
     def _in_turn(self) -> Iterator[tuple[TaskId, _Line]]:
         """The tasks of one exchange; those that were left out come first the next time."""
@@ -481,4 +505,4 @@ class Agent:
                 if due > self._again_at:
                     break
                 self._paced_until, line.paced_until = due + 1 / whole, due + 1 / own
-                line.slots.append(Slot(task, due))
+                line.add(Slot(task, due))

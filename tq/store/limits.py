@@ -6,7 +6,7 @@ What is decided, and why, stands in `lua/limiter.lua` and `lua/rate_rule.lua`.
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class Ask:
         """The fields under the script's names."""
         return {
             "task": self.task,
-            "limit": asdict(self.limit),
+            "limit": self.limit,
             "ask": self.slots,
             "weight": self.weight,
             "waiting": self.waiting,
@@ -209,7 +209,7 @@ class Limits:
         """
         body = {
             "process": request.process,
-            "everything": asdict(request.everything),
+            "everything": request.everything,
             "slots": request.slots,
             "waiting": request.waiting,
             "in_use": request.in_use,
@@ -251,8 +251,8 @@ class Limits:
 
     def standings(self, limits: Mapping[str, Limit]) -> dict[str, Standing]:
         """How these scopes stand, given what is configured for them; `*` must be among them."""
-        scopes = [{"scope": scope, "limit": asdict(limit)} for scope, limit in limits.items()]
-        everything = asdict(limits[EVERY_TASK])
+        scopes = [{"scope": scope, "limit": limit} for scope, limit in limits.items()]
+        everything = limits[EVERY_TASK]
         answer = orjson.loads(self._redis.script("standings", orjson.dumps(everything), orjson.dumps(scopes)))
         return {found["scope"]: _standing(found, answer["now"]) for found in answer["scopes"]}
 
