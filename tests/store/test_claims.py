@@ -157,6 +157,30 @@ def test_a_claim_takes_only_those_shares_that_nobody_took(store: Store) -> None:
     ]
 
 
+def test_a_run_of_hundreds_of_cohorts_is_claimed_whole(store: Store) -> None:
+    # More than one script claims at a time.
+    own = [Interval.cron(f"{number % 60} {number // 60} * * *") for number in range(450)]
+    publish(store, 1, LOCAL)
+    for interval in own:
+        enable(store, [f"at {interval.expression}"], interval=interval)
+    frozen(store).advance(MILLISECOND)
+    dues = store.planning.look().due
+    cohorts = {f"*|{interval.canonical}" for interval in own}
+
+    first, second = (claim(store, *(share_due(due) for due in dues)) for _ in range(2))
+
+    run = store.runs.get(RUN)
+    assert (first, second) == ((450, 450), (0, 0))
+    assert len(run.shares) == 450
+    assert {share.cohort for share in run.shares} == cohorts
+    assert set(due_entries(store).values()) == {to_ms(NINE + DAY)}
+
+    follower = claim(store, *(share_of(cohort) for cohort in cohorts), nominal_at=TEN)
+
+    assert follower == (450, 450)
+    assert {share.deadline_at for share in store.runs.get(RUN).shares} == {store.clock.now()}
+
+
 def test_a_run_that_was_asked_for_twice_by_one_key_exists_once(store: Store) -> None:
     enable(store, ["ada"])
     run_id = RunId("email_digest~m1")
