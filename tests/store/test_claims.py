@@ -351,6 +351,20 @@ def test_a_new_run_goes_beside_the_last_one_where_that_is_allowed(store: Store) 
     assert set(store.runs.active(DIGEST)) == {RUN, AT_TEN}
 
 
+def test_each_cohort_is_judged_by_its_own_share_of_the_last_run(store: Store) -> None:
+    dues_in_zones(store)
+    cohorts = [f"{zone}|default" for zone in ZONES]
+    claim(store, *(share_of(cohort) for cohort in cohorts), task=LOCAL)
+    distribute(store, RUN)
+    store.ledger.finish([end_of(job) for job in jobs_sent(store) if job.share == 1])
+
+    again = [share_of(cohort) for cohort in cohorts]
+    answer = claim(store, *again, task=LOCAL, nominal_at=TEN, overlap=Overlap.SKIP)
+
+    assert answer == (3, 1)
+    assert [share.done for share in store.runs.get(AT_TEN).shares] == [True, False, True]
+
+
 @pytest.mark.parametrize("overlap", Overlap)
 def test_a_run_that_has_ended_is_in_nobodys_way(store: Store, overlap: Overlap) -> None:
     running(store, names(4))
