@@ -17,11 +17,13 @@ from calendar import monthrange
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from itertools import count, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from tq.clock import EPOCH
 from tq.models.interval import SUB_DAILY, WEEKDAYS, Interval, IntervalType
 
 _SECOND = timedelta(seconds=1)
@@ -80,7 +82,13 @@ def _zone_of(interval: Interval) -> ZoneInfo:
             f"interval {interval.canonical!r} has no instants of its own, because each user's time zone decides; "
             'resolve it first with interval.in_zone("Europe/Berlin")'
         )
-    return ZoneInfo(interval.timezone)
+    return _zone(interval.timezone)
+
+
+@cache
+def _zone(name: str) -> ZoneInfo:
+    # ZoneInfo itself has but eight at hand, and reads any other from its file again.
+    return ZoneInfo(name)
 
 
 def _ascending(interval: Interval, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
@@ -101,8 +109,9 @@ def _ascending(interval: Interval, zone: ZoneInfo, after: datetime) -> Iterator[
 def _elapsed_grid(interval: Interval, zone: ZoneInfo) -> tuple[datetime, timedelta]:
     """An instant on the grid of a minutely or hourly interval, and the time between two of them."""
     unit = timedelta(minutes=1) if interval.type is IntervalType.MINUTELY else timedelta(hours=1)
-    midnight = datetime.combine(interval.anchor or _FIRST_DAY, time())
-    return midnight.replace(tzinfo=zone if interval.anchor else UTC).astimezone(UTC), interval.value * unit
+    if interval.anchor is None:
+        return EPOCH, interval.value * unit
+    return datetime.combine(interval.anchor, time(), zone).astimezone(UTC), interval.value * unit
 
 
 def _ascending_by_wall_time(interval: Interval, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:

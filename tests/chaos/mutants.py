@@ -59,16 +59,15 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         ),
         Edit(
             "tq/store/lua/claim.lua",
-            "  if redis.call('ZSCORE', K.due(), member) ~= seen then return false end\n",
-            "",
+            "  if seen == '' or due_at[k] == seen then\n",
+            "  if true then\n",
         ),
     ),
     "one user in a thousand passed over": (
         Edit(
-            "tq/store/preferences.py",
-            "        for user, place, settings, moved, zoned in zip(*[iter(fields)] * 5, strict=True)\n    )\n",
-            "        for user, place, settings, moved, zoned in zip(*[iter(fields)] * 5, strict=True)\n"
-            "        if int(place) % 1000\n    )\n",
+            "tq/pipeline/distribute.py",
+            "        if number not in left_out:\n",
+            "        if number not in left_out and page.places[number] % 1000:\n",
         ),
     ),
     "agenda entry removed before enqueue": (

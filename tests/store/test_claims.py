@@ -157,6 +157,30 @@ def test_a_claim_takes_only_those_shares_that_nobody_took(store: Store) -> None:
     ]
 
 
+def test_a_run_of_hundreds_of_cohorts_is_claimed_whole(store: Store) -> None:
+    # More than one script claims at a time.
+    own = [Interval.cron(f"{number % 60} {number // 60} * * *") for number in range(450)]
+    publish(store, 1, LOCAL)
+    for interval in own:
+        enable(store, [f"at {interval.expression}"], interval=interval)
+    frozen(store).advance(MILLISECOND)
+    dues = store.planning.look().due
+    cohorts = {f"*|{interval.canonical}" for interval in own}
+
+    first, second = (claim(store, *(share_due(due) for due in dues)) for _ in range(2))
+
+    run = store.runs.get(RUN)
+    assert (first, second) == ((450, 450), (0, 0))
+    assert len(run.shares) == 450
+    assert {share.cohort for share in run.shares} == cohorts
+    assert set(due_entries(store).values()) == {to_ms(NINE + DAY)}
+
+    follower = claim(store, *(share_of(cohort) for cohort in cohorts), nominal_at=TEN)
+
+    assert follower == (450, 450)
+    assert {share.deadline_at for share in store.runs.get(RUN).shares} == {store.clock.now()}
+
+
 def test_a_run_that_was_asked_for_twice_by_one_key_exists_once(store: Store) -> None:
     enable(store, ["ada"])
     run_id = RunId("email_digest~m1")
@@ -325,6 +349,20 @@ def test_a_new_run_goes_beside_the_last_one_where_that_is_allowed(store: Store) 
 
     assert deadline_of_nine(store) == NOW + HOUR
     assert set(store.runs.active(DIGEST)) == {RUN, AT_TEN}
+
+
+def test_each_cohort_is_judged_by_its_own_share_of_the_last_run(store: Store) -> None:
+    dues_in_zones(store)
+    cohorts = [f"{zone}|default" for zone in ZONES]
+    claim(store, *(share_of(cohort) for cohort in cohorts), task=LOCAL)
+    distribute(store, RUN)
+    store.ledger.finish([end_of(job) for job in jobs_sent(store) if job.share == 1])
+
+    again = [share_of(cohort) for cohort in cohorts]
+    answer = claim(store, *again, task=LOCAL, nominal_at=TEN, overlap=Overlap.SKIP)
+
+    assert answer == (3, 1)
+    assert [share.done for share in store.runs.get(AT_TEN).shares] == [True, False, True]
 
 
 @pytest.mark.parametrize("overlap", Overlap)

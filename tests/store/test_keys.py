@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tq.limits import KINDS, Limit
-from tq.models import Interval, JobStatus, Priority, RunId, Strategy, UserId
+from tq.models import Interval, JobStatus, Priority, RunId, RunKind, Strategy, UserId
 from tq.models.ids import ID_PATTERN
 from tq.store import Store
 from tq.store.heartbeats import WORKER, Presence
@@ -106,7 +106,7 @@ def live_a_whole_life(store: Store) -> None:
     store.ledger.finish([end_of(bob, JobStatus.FAILED), Retry(cyd, HOUR, 1, Priority.NORMAL)])
     asked = RunId("email_digest~m1")
     store.planning.ask_for(asked, DIGEST, [UserId("bob")], keep=HOUR)
-    claim(store, share_of(), run_id=asked)
+    claim(store, share_of(), run_id=asked, kind=RunKind.MANUAL)
     frozen(store).advance(timedelta(milliseconds=1))
     [due, *_] = store.planning.look().due
     store.planning.move_on(due, None if due.task_id != DIGEST else store.clock.now() + HOUR, missed=2)

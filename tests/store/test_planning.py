@@ -8,7 +8,7 @@ import pytest
 from tq.clock import MILLISECOND, to_ms
 from tq.models import Interval, TaskId, TaskType, UserId
 from tq.store import Store
-from tq.store.planning import Due
+from tq.store.planning import Due, Move
 from tq.store.preferences import Cohort, Disable, Relocate
 from tq.testing.builders import make_task
 
@@ -156,6 +156,26 @@ def test_a_cohort_is_looked_at_again_when_the_look_said(store: Store, due: Due) 
 
     assert due_entries(store) == {f"{DIGEST}|*|default": to_ms(NOW + 2 * HOUR)}
     assert store.connection.call("GET", store.keys("missed", DIGEST)) == "5"
+
+
+def test_cohorts_move_on_together_each_by_what_was_seen_of_it(store: Store, due: Due) -> None:
+    other, strange = TaskId("hourly_sync"), TaskId("no_more")
+    for task_id in (other, strange):
+        enable(store, ["ada"], task_id, interval=OWN)
+    frozen(store).advance(MILLISECOND)
+    dues = {found.task_id: found for found in store.planning.look().due}
+    moves = [
+        Move(due.moved_to(NOW - HOUR), NOW + 3 * HOUR, missed=7),  # another has looked meanwhile
+        *(Move(due, NOW + HOUR, missed=3), Move(dues[other], NOW + 2 * HOUR), Move(dues[strange], None)),
+    ]
+
+    store.planning.move_all_on(moves)
+
+    assert due_entries(store) == {
+        f"{DIGEST}|*|default": to_ms(NOW + HOUR),
+        f"{other}|*|{OWN.canonical}": to_ms(NOW + 2 * HOUR),
+    }
+    assert store.connection.call("GET", store.keys("missed", DIGEST)) == "3"
 
 
 def test_whoever_looked_before_another_moved_on_changes_nothing(store: Store, due: Due) -> None:

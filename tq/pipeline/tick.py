@@ -8,16 +8,18 @@ task's policy (`missed`).
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import pairwise
 
 from loguru import logger
 
 from tq.clock import MILLISECOND
 from tq.models import Interval, Missed, Overlap, RunId, RunKind, TaskId, TaskType, scheduled_run_id
 from tq.runtime import Runtime
-from tq.schedule import next_after, occurrences
+from tq.schedule import occurrences
 from tq.slots import spread_of
-from tq.store.planning import DUE_BATCH, Due, ShareClaim
+from tq.store.planning import DUE_BATCH, Due, Move, ShareClaim
 from tq.store.preferences import ANY_ZONE, DEFAULT_INTERVAL
 
 MISSED = "missed"
@@ -31,15 +33,18 @@ MISSED_SHOWN = 100
 WATCH = timedelta(seconds=5)
 # An interval without any further occurrence is looked at again after a year.
 NEVER = timedelta(days=365)
+INTERVALS_AT_HAND = 10_000  # some 10 MB
+LATEST_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What is to be done about one occurrence of one cohort."""
 
-    due: Due
-    interval: Interval
+    due: Due  # as it stands when the occurrences before are claimed
     nominal_at: datetime
+    length: timedelta  # to the next occurrence
+    next_look: datetime
     skip: str
 
 
@@ -58,8 +63,7 @@ def tick(runtime: Runtime) -> list[RunId]:
                 definition, task = in_force[task_id]
                 claimed += _guarded_claim(runtime, task, definition, dues, look.now)
             else:
-                for due in dues:
-                    planning.move_on(due, None)
+                planning.move_all_on([Move(due, None) for due in dues])
         before, look = look, planning.look()
         # What another scheduler is at work on stays as it is; there is no use in looking at it again.
         if len(before.due) < DUE_BATCH or look.due == before.due:
@@ -85,33 +89,23 @@ def _claim_task(
     runtime: Runtime, task: TaskType, definition: str, dues: Sequence[Due], now: datetime
 ) -> Iterable[RunId]:
     """Claims what is due of one task, earliest first; returns the runs to be distributed."""
-    planned: dict[datetime, list[tuple[_Plan, datetime]]] = defaultdict(list)
-    seen = {due.cohort: due for due in dues}
+    planned: dict[datetime, list[_Plan]] = defaultdict(list)
+    moves = []
     peopled = {cell.interval for cell in runtime.store.preferences.cells(task.id)}
     for due in dues:
         interval = _interval_of(task, due)
         if interval is None or due.cohort.interval not in peopled:
-            runtime.store.planning.move_on(due, None)
+            moves.append(Move(due, None))
             continue
-        look_on = _next_look(interval, now)
-        plans, uncounted = _plans(task, due, interval, now)
-        if not plans:
-            runtime.store.planning.move_on(due, look_on, missed=uncounted)
-            continue
-        if uncounted:
-            runtime.store.planning.move_on(due, plans[0].nominal_at, missed=uncounted)
-            seen[due.cohort] = due.moved_to(plans[0].nominal_at)
-        # Each claim of a cohort leaves the due entry at its next occurrence: the fence of the next claim.
-        followers = [plan.nominal_at for plan in plans[1:]] + [look_on]
-        for plan, follower in zip(plans, followers, strict=True):
-            planned[plan.nominal_at].append((plan, follower))
+        plans, look_on, uncounted = _plans(task, due, interval, now)
+        if not plans or uncounted:
+            moves.append(Move(due, plans[0].nominal_at if plans else look_on, uncounted))
+        for plan in plans:
+            planned[plan.nominal_at].append(plan)
+    runtime.store.planning.move_all_on(moves)
     runs = []
     for nominal_at in sorted(planned):
-        shares = []
-        for plan, follower in planned[nominal_at]:
-            cohort = plan.due.cohort
-            shares.append(_share(task, plan, seen[cohort], follower, now))
-            seen[cohort] = seen[cohort].moved_to(follower)
+        shares = [_share(task, plan, now) for plan in planned[nominal_at]]
         run_id = scheduled_run_id(task.id, nominal_at)
         claimed, live = runtime.store.planning.claim(
             run_id,
@@ -138,18 +132,31 @@ def _interval_of(task: TaskType, due: Due) -> Interval | None:
     if due.cohort.interval == DEFAULT_INTERVAL:
         interval = task.interval
     else:
-        interval = Interval.from_canonical(due.cohort.interval)
+        interval = _own_interval(due.cohort.interval)
     if interval.uses_user_zone:
-        return None if zone == ANY_ZONE else interval.in_zone(zone)
+        return None if zone == ANY_ZONE else _in_zone(interval, zone)
     return interval
 
 
-def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple[list[_Plan], int]:
-    """What to do about each occurrence since the last look, and how many more were missed."""
-    found = list(occurrences(interval, after=due.since - MILLISECOND, until=now))
+# Hundreds of tasks have cohorts of the same intervals and zones, and each tick meets them again.
+_own_interval = lru_cache(maxsize=INTERVALS_AT_HAND)(Interval.from_canonical)
+_in_zone = lru_cache(maxsize=INTERVALS_AT_HAND)(Interval.in_zone)
+
+
+def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple[list[_Plan], datetime, int]:
+    """What to do about each occurrence since the last look, when to look on, and how many more were missed."""
+    found = []
+    look_on = now + NEVER
+    for occurrence in occurrences(interval, after=due.since - MILLISECOND, until=LATEST_INSTANT):
+        if occurrence > now:
+            look_on = occurrence
+            break
+        found.append(occurrence)
     if not found:
-        return [], 0
-    window = task.window.within(_length(interval, found[-1]))
+        return [], look_on, 0
+    if len(found) == 1 and now - found[0] <= NOT_YET_MISSED:
+        return [_Plan(due, found[0], look_on - found[0], look_on, "")], look_on, 0
+    window = task.window.within(look_on - found[-1])
     catch_up = task.catchup_window or max(window, LEAST_CATCH_UP)
     match task.missed:
         case Missed.LATEST:
@@ -160,40 +167,37 @@ def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple
             served = {at for at in found if now - at <= max(catch_up, NOT_YET_MISSED)}
     missed = [at for at in found if at not in served]
     shown = {*missed[-MISSED_SHOWN:], *served}
-    plans = [_Plan(due, interval, at, "" if at in served else MISSED) for at in found if at in shown]
-    return plans, len(found) - len(plans)
+    lengths = [follower - at for at, follower in pairwise([*found, look_on])]
+    told = [(at, length) for at, length in zip(found, lengths, strict=True) if at in shown]
+    uncounted = len(found) - len(told)
+    # Each claim of a cohort leaves the due entry at its next occurrence: the fence of the next claim.
+    next_looks = [at for at, _ in told[1:]] + [look_on]
+    plans = [
+        _Plan(
+            due if at == found[0] else due.moved_to(at), at, length, next_look, "" if at in served else MISSED
+        )
+        for (at, length), next_look in zip(told, next_looks, strict=True)
+    ]
+    return plans, look_on, uncounted
 
 
-def _share(task: TaskType, plan: _Plan, due: Due, next_look: datetime, now: datetime) -> ShareClaim:
-    length = _length(plan.interval, plan.nominal_at)
+def _share(task: TaskType, plan: _Plan, now: datetime) -> ShareClaim:
     start_at, spread = spread_of(
-        window=task.window.within(length), nominal_at=plan.nominal_at, claimed_at=now
+        window=task.window.within(plan.length), nominal_at=plan.nominal_at, claimed_at=now
     )
-    lateness = task.max_lateness or min(length, LONGEST_LATENESS)
+    lateness = task.max_lateness or min(plan.length, LONGEST_LATENESS)
     if _is_caught_up(task, plan.nominal_at, now):
         lateness = task.max_lateness or LONGEST_LATENESS
     return ShareClaim(
-        cohort=str(due.cohort),
+        cohort=str(plan.due.cohort),
         start_at=start_at,
         spread=spread,
         deadline_at=max(plan.nominal_at, now) + lateness,
-        due=due,
-        next_look=next_look,
+        due=plan.due,
+        next_look=plan.next_look,
         skip=plan.skip,
     )
 
 
 def _is_caught_up(task: TaskType, nominal_at: datetime, now: datetime) -> bool:
     return task.missed is Missed.ALL and now - nominal_at > NOT_YET_MISSED
-
-
-def _length(interval: Interval, at: datetime) -> timedelta:
-    """The time from one occurrence to the next."""
-    return _next_look(interval, at) - at
-
-
-def _next_look(interval: Interval, after: datetime) -> datetime:
-    try:
-        return next_after(interval, after)
-    except ValueError:
-        return after + NEVER

@@ -7,15 +7,17 @@ from datetime import datetime, timedelta
 from tq.clock import duration_ms, from_ms, to_ms
 from tq.models import Overlap, RunId, RunKind, TaskId, TaskType, UserId
 from tq.slots import place_of
-from tq.store.connection import Argument, Connection
+from tq.store.connection import Argument, Connection, chunks
 from tq.store.preferences import Cohort
 from tq.store.transport import QueuedMessage
 
 # A tick looks at so many due entries at a time: 40 kB, and a millisecond of Redis' time.
 DUE_BATCH = 1000
+# One script claims so many shares, or moves so many entries: 2 ms of Redis' time.
+BATCH = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Due:
     """A cohort whose occurrences from `since` on nobody has claimed."""
 
@@ -39,7 +41,7 @@ class Look:
     due: tuple[Due, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShareClaim:
     """A cohort's part of a run that is to be claimed; `skip` says why nobody in it is served."""
 
@@ -50,6 +52,18 @@ class ShareClaim:
     due: Due | None = None
     next_look: datetime | None = None
     skip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A cohort has nothing to claim before `next_look`, or ever again.
+
+    Of those that fell due before, so many were missed and get no run of their own.
+    """
+
+    due: Due
+    next_look: datetime | None
+    missed: int = 0
 
 
 class Planning:
@@ -100,9 +114,10 @@ class Planning:
     ) -> tuple[int, int]:
         """Makes a run of those shares that nobody else claimed.
 
-        Returns how many shares were claimed, and how many of them are to be carried out.
+        A scheduled run of very many shares gets them bit by bit, each as a whole: if not all, then the
+        others are still due. Returns how many shares were claimed, and how many of them are to be carried out.
         """
-        arguments: list[Argument] = [
+        head: list[Argument] = [
             *(
                 run_id,
                 task.id,
@@ -114,24 +129,36 @@ class Planning:
             ),
             *(distribution.queue, distribution.id, distribution.body),
         ]
-        for share in shares:
-            arguments += [
-                share.cohort,
-                share.due.seen if share.due else "",
-                to_ms(share.next_look) if share.next_look else "",
-                to_ms(share.start_at),
-                duration_ms(share.spread),
-                to_ms(share.deadline_at),
-                share.skip,
-            ]
-        claimed, live = self._redis.script("claim", *arguments)
-        return int(claimed), int(live)
+        claimed = live = 0
+        for some in chunks(shares, BATCH):
+            arguments = [*head]
+            for share in some:
+                arguments += [
+                    share.cohort,
+                    share.due.seen if share.due else "",
+                    to_ms(share.next_look) if share.next_look else "",
+                    to_ms(share.start_at),
+                    duration_ms(share.spread),
+                    to_ms(share.deadline_at),
+                    share.skip,
+                ]
+            claimed_now, live_now = self._redis.script("claim", *arguments)
+            claimed, live = claimed + int(claimed_now), live + int(live_now)
+        return claimed, live
 
     def move_on(self, due: Due, next_look: datetime | None, *, missed: int = 0) -> None:
         """Notes that a cohort has nothing to claim before `next_look`, or ever again."""
-        self._redis.script(
-            "move_on", due.task_id, str(due.cohort), due.seen, to_ms(next_look) if next_look else "", missed
-        )
+        self.move_all_on([Move(due, next_look, missed)])
+
+    def move_all_on(self, moves: Sequence[Move]) -> None:
+        """Notes of cohorts that they have nothing to claim before some instant; not where another has."""
+        for some in chunks(moves, BATCH):
+            arguments: list[Argument] = []
+            for move in some:
+                look_on = to_ms(move.next_look) if move.next_look else ""
+                due = move.due
+                arguments += [due.task_id, str(due.cohort), due.seen, look_on, move.missed]
+            self._redis.script("move_on", *arguments)
 
     def ask_for(self, run_id: RunId, task_id: TaskId, user_ids: Sequence[UserId], *, keep: timedelta) -> None:
         """Notes the users that a run about to be claimed is for; forgotten after `keep` if it never is."""

@@ -13,31 +13,40 @@
 -- include: cohorts
 -- include: ledger
 -- include: past_pauses
+local FIRST_SHARE, TEXTS = 12, 7
 local run, task, kind, nominal = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local definition, overlap = ARGV[6], ARGV[7]
 local run_key, shares_key = K.run(run), K.shares(run)
-local claimed, live, latest_deadline, reason_seen = 0, 0, 0, ''
+if kind ~= 'schedule' and redis.call('EXISTS', run_key) == 1 then return { 0, 0 } end
 
--- Whether a share of the last run still has something to do.
-local function has_ended(other, index)
-  if redis.call('HGET', K.run(other), 'status') ~= 'running' then return true end
-  local done, open = unpack(redis.call('HMGET', K.shares(other), index .. ':done', index .. ':open'))
-  return done == '1' and tonumber(open) == 0
+-- What has to be known, read for all shares at once ------------------------------------------
+
+local cohorts, entries = {}, {}
+for i = FIRST_SHARE, #ARGV, TEXTS do
+  table.insert(cohorts, ARGV[i])
+  table.insert(entries, task .. '|' .. ARGV[i])
 end
+local due_at = redis.call('ZMSCORE', K.due(), unpack(entries))
+local last = redis.call('HMGET', K.last(task), unpack(cohorts))
 
--- What becomes of this share because of the last run of the same users: nil, or why it is skipped.
-local function overlapping(cohort)
-  local last = redis.call('HGET', K.last(task), cohort)
-  if not last then return nil end
-  local other, index = string.match(last, '^(.*)|(%d+)$')
-  if other == run or has_ended(other, index) then return nil end
-  if overlap == 'skip' then return 'overlap' end
-  if overlap == 'replace' then
-    local field = index .. ':deadline'
-    local deadline = tonumber(redis.call('HGET', K.shares(other), field) or '0')
-    if deadline > now then redis.call('HSET', K.shares(other), field, string.format('%d', now)) end
+-- The runs of the same users that were claimed last, as far as they have not ended: of each cohort's
+-- share in its run the place of what `shares` says: whether it is passed, how many jobs are open, its deadline.
+local others, place_of_share = {}, {}
+for k = 1, #cohorts do
+  local other, index = string.match(last[k] or '', '^(.*)|(%d+)$')
+  if other and other ~= run then
+    if others[other] == nil then
+      others[other] = redis.call('HGET', K.run(other), 'status') == 'running' and { fields = {}, cut = {} }
+    end
+    if others[other] then
+      local fields = others[other].fields
+      place_of_share[k] = { run = other, index = index, at = #fields }
+      for _, field in ipairs({ ':done', ':open', ':deadline' }) do table.insert(fields, index .. field) end
+    end
   end
-  return nil
+end
+for other, its in pairs(others) do
+  if its then its.shares = redis.call('HMGET', K.shares(other), unpack(its.fields)) end
 end
 
 -- What becomes of an occurrence because operators had paused its task, or everything: the same.
@@ -45,35 +54,55 @@ local function paused()
   for _, scope in ipairs({ task, '*' }) do
     if was_paused(scope, tonumber(nominal)) then return 'paused' end
   end
-  return nil
+  return ''
+end
+local skip_all = kind == 'schedule' and paused() or ''
+
+-- What becomes of a share because of the last run of the same users: '', or why it is skipped.
+local function overlapping(k)
+  local share = place_of_share[k]
+  if not share then return '' end
+  local other = others[share.run]
+  local done, open, deadline = unpack(other.shares, share.at + 1, share.at + 3)
+  if done == '1' and tonumber(open) == 0 then return '' end
+  if overlap == 'skip' then return 'overlap' end
+  if overlap == 'replace' and tonumber(deadline or '0') > now then
+    table.insert(other.cut, share.index .. ':deadline')
+    table.insert(other.cut, string.format('%d', now))
+  end
+  return ''
 end
 
-local function take_due(cohort, seen, next_look)
-  if seen == '' then return true end
-  local member = task .. '|' .. cohort
-  if redis.call('ZSCORE', K.due(), member) ~= seen then return false end
-  redis.call('ZADD', K.due(), next_look, member)
-  return true
-end
+-- The shares ----------------------------------------------------------------------------------
 
-if kind ~= 'schedule' and redis.call('EXISTS', run_key) == 1 then return { 0, 0 } end
 local shares = tonumber(redis.call('HGET', run_key, 'shares') or '0')
 local first_new = shares
-for i = 12, #ARGV, 7 do
-  local cohort, seen, next_look = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local start, spread, deadline, skip = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
-  if take_due(cohort, seen, next_look) then
-    if kind == 'schedule' then skip = paused() or (skip ~= '' and skip) or overlapping(cohort) or '' end
-    local prefix = shares .. ':'
-    redis.call('HSET', shares_key, prefix .. 'cohort', cohort, prefix .. 'cursor', '-1', prefix .. 'start', start,
-      prefix .. 'spread', spread, prefix .. 'deadline', deadline, prefix .. 'done', skip == '' and '0' or '1', prefix .. 'open', 0)
+local claimed, live, latest_deadline, reason_seen = 0, 0, 0, ''
+local taken, told, latest, skipped = {}, {}, {}, {}
+for k = 1, #cohorts do
+  local i = FIRST_SHARE + TEXTS * (k - 1)
+  local seen, next_look, start, spread, deadline, skip = unpack(ARGV, i + 1, i + 6)
+  if seen == '' or due_at[k] == seen then
+    if seen ~= '' then
+      local n = #taken
+      taken[n + 1], taken[n + 2] = next_look, entries[k]
+    end
+    if kind == 'schedule' then
+      if skip_all ~= '' then skip = skip_all elseif skip == '' then skip = overlapping(k) end
+    end
+    local n, prefix = #told, shares .. ':'
+    told[n + 1], told[n + 2] = prefix .. 'cohort', cohorts[k]
+    told[n + 3], told[n + 4] = prefix .. 'cursor', '-1'
+    told[n + 5], told[n + 6] = prefix .. 'start', start
+    told[n + 7], told[n + 8] = prefix .. 'spread', spread
+    told[n + 9], told[n + 10] = prefix .. 'deadline', deadline
+    told[n + 11], told[n + 12] = prefix .. 'done', skip == '' and '0' or '1'
+    told[n + 13], told[n + 14] = prefix .. 'open', '0'
     if skip == '' then
+      latest[2 * live + 1], latest[2 * live + 2] = cohorts[k], run .. '|' .. shares
       live = live + 1
-      if kind == 'schedule' then redis.call('HSET', K.last(task), cohort, run .. '|' .. shares) end
     else
-      local _, members = cells_of(task, cohort)
-      count(run, 'expected', '', members)
-      count(run, 'skipped', skip, members)
+      table.insert(skipped, { cohort = cohorts[k], reason = skip })
       reason_seen = skip
     end
     latest_deadline = math.max(latest_deadline, tonumber(deadline))
@@ -81,6 +110,20 @@ for i = 12, #ARGV, 7 do
   end
 end
 if claimed == 0 then return { 0, 0 } end
+
+if #taken > 0 then redis.call('ZADD', K.due(), unpack(taken)) end
+redis.call('HSET', shares_key, unpack(told))
+if kind == 'schedule' and live > 0 then redis.call('HSET', K.last(task), unpack(latest)) end
+for other, its in pairs(others) do
+  if its and #its.cut > 0 then redis.call('HSET', K.shares(other), unpack(its.cut)) end
+end
+if #skipped > 0 then
+  local members = members_by_cohort(task)
+  for _, share in ipairs(skipped) do
+    count(run, 'expected', '', members[share.cohort] or 0)
+    count(run, 'skipped', share.reason, members[share.cohort] or 0)
+  end
+end
 
 if first_new == 0 then
   redis.call('HSET', run_key, 'task', task, 'kind', kind, 'nominal_at', nominal,
@@ -99,7 +142,8 @@ if live > 0 then
   redis.call('HDEL', run_key, 'ended_at', 'reason')
   redis.call('PERSIST', run_key)
   redis.call('PERSIST', shares_key)
-  for share = first_new, shares - 1 do redis.call('PERSIST', K.members(run, share)) end
+  -- A run that was asked for may have its users listed before it is claimed.
+  if kind ~= 'schedule' then redis.call('PERSIST', K.members(run, 0)) end
   redis.call('SADD', K.active(task), run)
   redis.call('SADD', K.running(), run)
   redis.call('ZADD', K.agenda(), now + tonumber(ARGV[8]), 'd|' .. run)

@@ -25,6 +25,19 @@ local function is_in(cell, cohort)
   return zone ~= nil and (interval == '*' or interval == cell_interval) and (zone == '*' or zone == cell_zone)
 end
 
+-- How many members each cohort has that can fall due, whatever the task's interval is.
+local function members_by_cohort(task)
+  local members = {}
+  local all = redis.call('HGETALL', K.cells(task))
+  for i = 1, #all, 2 do
+    local zone, interval = string.match(all[i], '^([^|]*)|(.*)$')
+    for _, cohort in ipairs({ zone .. '|' .. interval, '*|' .. interval }) do
+      members[cohort] = (members[cohort] or 0) + tonumber(all[i + 1])
+    end
+  end
+  return members
+end
+
 -- The cells of a cohort that have members, and how many members they have together.
 local function cells_of(task, cohort)
   local cells, members = {}, 0
