@@ -67,6 +67,7 @@ class Envelope:
     """
 
     __slots__ = (
+        "_job_id",
         "attempt",
         "definition",
         "execute_after",
@@ -112,6 +113,7 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
+        self._job_id = JobId("")  # a hash, made when it is first asked for
         # Known where the job is worked only: by which process, from which queue it was fetched, and whether
         # it may have killed the process before.
         self.holder = ""
@@ -121,7 +123,9 @@ class Envelope:
     @property
     def job_id(self) -> JobId:
         """The id of the job, the same for every attempt."""
-        return job_id_of(self.run_id, self.user_id)
+        if not self._job_id:
+            self._job_id = job_id_of(self.run_id, self.user_id)
+        return self._job_id
 
     @property
     def message_id(self) -> str:
