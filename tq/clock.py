@@ -7,6 +7,7 @@ store, replaces Redis' time too, so that a test can live through a month in a se
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -63,6 +64,7 @@ def duration_ms(duration: timedelta) -> int:
     return duration // MILLISECOND
 
 
+@lru_cache(maxsize=1024)  # all jobs of a run, and of a slot, share their instants
 def iso(instant: datetime) -> str:
     """RFC 3339 in UTC with a `Z`, with milliseconds only where there are any."""
     text = instant.astimezone(UTC).isoformat(timespec="milliseconds" if instant.microsecond else "seconds")

@@ -2,15 +2,18 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from tq.models import Interval, Job, JobId, RunId, RunKind, TaskConfig, TaskType, UserId
 
 LOOPBACK = "127.0.0.1"
+CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of 127.0.0.1, signed by itself, with its key
 EMPTY_200 = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -64,7 +67,8 @@ class Request:
 class Endpoint:
     """A server on a free port that writes whatever a test wants, as slowly as it wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
+        self._tls = tls_context() if tls else None
         self.requests: list[Request] = []
         self.connections = 0
         self.instead: bytes | None = None  # what is written in place of speaking HTTP
@@ -72,7 +76,7 @@ class Endpoint:
         self._over = Event()
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port = int(self._listener.getsockname()[1])
-        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
         Thread(target=self._accept, daemon=True).start()
 
     def answers(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
@@ -108,7 +112,14 @@ class Endpoint:
 
     def _serve(self, connection: socket.socket) -> None:
         # The caller going away in mid-answer is what some tests are about.
-        with connection, contextlib.suppress(OSError), connection.makefile("rb") as incoming:
+        with connection, contextlib.suppress(OSError), self._secured(connection) as secured:
+            self._talk(secured)
+
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        return connection if self._tls is None else self._tls.wrap_socket(connection, server_side=True)
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection.makefile("rb") as incoming:
             if self.instead is not None:
                 connection.sendall(self.instead)
                 self._over.wait()
@@ -123,3 +134,11 @@ class Endpoint:
                 self.requests.append(request)
                 for part in self.answer(request):
                     connection.sendall(part)
+
+
+def tls_context(*protocols: str) -> ssl.SSLContext:
+    """What a server on this machine needs for TLS, and which protocols it offers over it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    context.set_alpn_protocols(protocols or ["http/1.1"])
+    return context

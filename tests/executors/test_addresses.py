@@ -1,16 +1,20 @@
 """Addresses: which are public, how long they are remembered, and that connections go nowhere else."""
 
 import contextlib
+import os
 import socket
 import sys
-from threading import Thread
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 
 import httpcore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tq.executors.addresses import MAX_HOSTS, Connections, Place, Places, Until, is_public
+from tests.waiting import eventually
+from tq.executors.addresses import MAX_HOSTS, MAX_LOOKUPS, Connections, Place, Places, Until, is_public
 
 from . import Endpoint
 
@@ -169,6 +173,62 @@ def test_many_threads_can_ask_at_once() -> None:
         thread.join()
 
     assert found == [Place(("1.1.1.1",), None)] * 2000
+
+
+def test_a_lookup_is_made_once_for_all_who_ask_and_nobody_waits_longer_than_they_may() -> None:
+    asked, may_answer = [], Event()
+
+    def resolve(host: str) -> tuple[str, ...]:
+        asked.append(host)
+        may_answer.wait()
+        return ("1.1.1.1",)
+
+    places = Places(resolve=resolve)
+    with ThreadPoolExecutor(4) as threads:
+        patient = [threads.submit(places.find, "api.example.com") for _ in range(4)]
+        with pytest.raises(TimeoutError):
+            places.find("api.example.com", within=0.05)
+        may_answer.set()
+
+        assert {call.result() for call in patient} == {Place(("1.1.1.1",), None)}
+    assert asked == ["api.example.com"]
+
+
+def test_lookups_that_hang_are_bounded_and_begin_anew_in_a_fork() -> None:
+    parent, may_answer = os.getpid(), Event()
+
+    def resolve(_: str) -> tuple[str, ...]:
+        if os.getpid() == parent:
+            may_answer.wait()
+        return ("1.1.1.1",)
+
+    places = Places(resolve=resolve)
+    for number in range(MAX_LOOKUPS):
+        with pytest.raises(TimeoutError):
+            places.find(f"host-{number}.example.com", within=0)
+
+    with pytest.raises(socket.gaierror, match="too many"):
+        places.find("one-more.example.com", within=0)
+    child = os.fork()
+    if child == 0:
+        found = places.find("host-0.example.com", within=30)
+        os._exit(0 if found.addresses == ("1.1.1.1",) else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    may_answer.set()
+
+
+def test_a_mistake_in_a_lookup_is_told_and_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type.__name__))
+    known: dict[str, tuple[str, ...]] = {}
+    places = Places(resolve=known.__getitem__)
+
+    with pytest.raises(OSError, match="broke off"):
+        places.find("api.example.com")
+
+    eventually(lambda: told == ["KeyError"])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "::1", "localhost"])

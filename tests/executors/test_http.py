@@ -1,8 +1,12 @@
-"""The call: what is sent, what each answer means, and that it ends in time and tells no secret."""
+"""The call: what is sent, what each answer means, and that it ends in time and tells no secret.
+
+Every rule holds over libcurl and over httpx's own transport.
+"""
 
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -42,6 +46,13 @@ NOW = datetime(2026, 3, 1, 9, 10, 0, 400_000, tzinfo=UTC)
 SHORT = timedelta(milliseconds=200)
 # A machine may be busy; without a bound these calls would never end.
 SOON = timedelta(seconds=5)
+
+
+@pytest.fixture(autouse=True, params=["libcurl", "httpx"])
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who carries the calls out: libcurl, or httpx as if there were no pycurl."""
+    if request.param == "httpx":
+        monkeypatch.setitem(sys.modules, "tq.executors.curl", None)
 
 
 def executor_over(answer: Callable[[httpx.Request], httpx.Response]) -> HttpExecutor:

@@ -6,15 +6,18 @@ half a minute: a name cannot show a public address to the check and a private on
 Behind a proxy only the check applies; the proxy resolves the name anew, so there a name that changes
 its address in between is not caught.
 
-Time bounds everything but the operating system's name lookup, which gives up by its own rules.
+Time bounds everything, also the operating system's lookup of a name, which gives up by its own rules: it is made
+aside, once for all who ask for the same name, and whoever has no more time leaves it.
 """
 
 import errno
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, NamedTuple, Self
@@ -23,6 +26,7 @@ import httpcore
 
 REMEMBERED = timedelta(seconds=30)  # a host that moves is followed within a retry or two
 MAX_HOSTS = 1024  # tasks have few; placeholders in a host's name could make many
+MAX_LOOKUPS = 64  # under way at once; each has a thread until the operating system gives up
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Blocks that carry an IPv4 address in their last 32 bits: NAT64, mapped, and compatible.
 _WITH_IPV4_AT_THE_END = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0/96"), IPv6Network("::/96"))
@@ -48,26 +52,50 @@ class Places:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Place, float]] = {}
+        self._under_way: dict[str, Future[Place]] = {}
+        self._process = os.getpid()
 
-    def find(self, host: str) -> Place:
+    def find(self, host: str, *, within: float | None = None) -> Place:
         """The addresses of a host, remembered for 30 seconds; failures are not remembered.
 
         Raises:
+            TimeoutError: if they are not known `within` that many seconds.
             OSError: if the name cannot be resolved.
             UnicodeError: if the host can be no name at all.
         """
         known = self._known.get(host)
-        now = self._monotonic()
-        if known is not None and now < known[1]:
+        if known is not None and self._monotonic() < known[1]:
             return known[0]
-        addresses = self._resolve(host)
-        private = next((address for address in addresses if not is_public(address)), None)
-        place = Place(addresses, private)
         with self._lock:
-            if len(self._known) >= MAX_HOSTS:
-                self._known.clear()
-            self._known[host] = (place, now + REMEMBERED.total_seconds())
-        return place
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                self._under_way = {}  # the threads that were at it are the parent's
+            lookup = self._under_way.get(host)
+            if lookup is None:
+                if len(self._under_way) >= MAX_LOOKUPS:
+                    raise socket.gaierror(socket.EAI_AGAIN, "too many names are being looked up")
+                lookup = self._under_way[host] = Future()
+                threading.Thread(target=self._look_up, args=(host, lookup), daemon=True).start()
+        return lookup.result(within)
+
+    def _look_up(self, host: str, lookup: Future[Place]) -> None:
+        place, failure = None, None
+        try:
+            addresses = self._resolve(host)
+            place = Place(addresses, next((address for address in addresses if not is_public(address)), None))
+        except (OSError, ValueError) as error:
+            failure = error
+        finally:
+            with self._lock:
+                self._under_way.pop(host, None)
+                if place is not None:
+                    if len(self._known) >= MAX_HOSTS:
+                        self._known.clear()
+                    self._known[host] = (place, self._monotonic() + REMEMBERED.total_seconds())
+            if place is not None:
+                lookup.set_result(place)
+            else:
+                lookup.set_exception(failure or OSError("the lookup broke off"))
 
 
 def is_public(address: str) -> bool:
@@ -139,9 +167,11 @@ class Connections(httpcore.NetworkBackend):
             UnicodeError: if the host can be no name at all.
         """
         try:
-            place = self._places.find(host)
+            place = self._places.find(host, within=_left(timeout, httpcore.ConnectTimeout))
             if place.private is not None and not self._allow_private:
                 raise PermissionError(errno.EACCES, f"its address {place.private} is not public")
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout("the lookup of the name took too long") from error
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
         failure: Exception = httpcore.ConnectError(f"{host} has no address")

@@ -8,38 +8,31 @@ What came from the environment, and logins and queries of URLs, reaches no resul
 """
 
 import os
-import re
 import socket
 import ssl
 import threading
-from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 from http import HTTPStatus
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import version
-from urllib.parse import quote
 
 import httpx
 
-from tq.clock import Clock, Stopwatch, SystemClock, iso
-from tq.errors import ExecutorUnavailable, InvalidInput
-from tq.executors.addresses import Connections, Places, Until
-from tq.models import ErrorDetail, ExecutionResult, Job, Outcome, TaskConfig, format_duration
+from tq.clock import Clock, Stopwatch, SystemClock
+from tq.errors import InvalidInput
+from tq.executors.addresses import Places, Until
+from tq.executors.blueprint import Blueprint
+from tq.executors.client import open_client
+from tq.models import ErrorDetail, ExecutionResult, Job, Outcome, TaskConfig, TaskId, format_duration
 from tq.outcomes import ErrorCode, code_of, outcome_of, parse_retry_after
-from tq.redaction import is_secret_name, redact, register_secret
+from tq.redaction import redact
 
 MAX_BODY = 4 * 1024  # bytes of an answer that are kept; enough for an error's text
 # Reading a longer answer to its end costs more than the new connection that cutting it off costs.
 MAX_READ = 64 * 1024
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-USER_AGENT = f"taskqueue/{version('taskqueue')}"
+MAX_BLUEPRINTS = 2048  # definitions that are called by turns; more of them are made anew
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_FILLED = re.compile(r"\$\{([^{}]*)\}|\{(user_id|task_id|run_id)\}")
-# Where the body ends is for whoever sends it to say.
-_FRAMING = frozenset({"content-length", "transfer-encoding"})
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NOT_SENT = (httpx.ConnectTimeout, httpx.PoolTimeout)
 _CUT_OFF = {
     httpx.PoolTimeout: "waiting for a free connection",
@@ -57,24 +50,21 @@ class HttpExecutor:
         allow_private: bool = False,
         client: httpx.Client | None = None,
         environ: Mapping[str, str] | None = None,
-        max_connections: int = 256,
         places: Places | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Nothing is opened before the first call.
 
-        A `client` that is handed in stays its owner's to close, and finds its own addresses; without
-        one, at most `max_connections` calls are under way at once, and further ones wait.
+        A `client` that is handed in stays its owner's to close, and finds its own addresses.
         """
         self._allow_private = allow_private
         self._given = client
         self._environ = os.environ if environ is None else environ
-        self._max_connections = max_connections
         self._places = places or Places()
         self._clock = clock or SystemClock()
+        self._blueprints: dict[int, tuple[TaskConfig, Blueprint]] = {}
         self._lock = threading.Lock()
-        self._opened: httpx.Client | None = None
-        self._opened_by = 0
+        self._opened: tuple[int, httpx.Client] | None = None  # and by which process
 
     def execute(self, job: Job) -> ExecutionResult:
         """What became of one attempt, with the time that it took.
@@ -88,102 +78,43 @@ class HttpExecutor:
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""
         with self._lock:
-            # A fork must leave alone what its parent opened.
-            if self._opened is not None and self._opened_by == os.getpid():
-                self._opened.close()
-            self._opened = None
+            opened, self._opened = self._opened, None
+        if opened is not None and opened[0] == os.getpid():
+            opened[1].close()
 
     def _attempt(self, job: Job) -> ExecutionResult:
         config = job.task.config
         if config is None:
             return _invalid(f"task {job.task_id} has no endpoint; add config.endpoint")
+        client = self._client()  # before the clock runs: the first call is not to pay for what it opens
         until = Until(min(job.task.timeout, config.max_duration or job.task.timeout).total_seconds())
         try:
-            url = self._url(job, config)
-            headers = self._headers(job, config)
+            request = self._blueprint(job.task_id, config).request(
+                job, sent_at=int(self._clock.now().timestamp()), until=until
+            )
         except InvalidInput as error:
             return _invalid(str(error))
-        refusal = None if self._allow_private else self._refusal(url)
-        if refusal is not None:
-            return refusal
-        content = job.body() if config.method in WITH_BODY else None
-        return self._call(config.method, url, headers, content, until)
+        refusal = None if self._allow_private else self._refusal(request.url, until)
+        return refusal or self._call(client, request, until)
 
-    def _url(self, job: Job, config: TaskConfig) -> httpx.URL:
-        names = {"user_id": job.user_id, "task_id": job.task_id, "run_id": job.run_id}
+    def _blueprint(self, task_id: TaskId, config: TaskConfig) -> Blueprint:
+        # By identity: all jobs of a definition are given the same object, and comparing it would cost more.
+        known = self._blueprints.get(id(config))
+        if known is not None and known[0] is config:
+            return known[1]
+        if len(self._blueprints) >= MAX_BLUEPRINTS:
+            self._blueprints.clear()
+        made = Blueprint(task_id, config, self._environ)
+        self._blueprints[id(config)] = (config, made)
+        return made
 
-        def filled(match: re.Match[str]) -> str:
-            if match[2]:
-                return quote(names[match[2]], safe="")
-            return self._variable(match[1], job)
-
-        # Both kinds in one pass, so that braces in a variable's value stay what they are.
-        text = _FILLED.sub(filled, config.endpoint)
+    def _refusal(self, url: httpx.URL, until: Until) -> ExecutionResult | None:
         try:
-            url = httpx.URL(text)
-        except (httpx.InvalidURL, UnicodeError):
-            url = httpx.URL()
-        has_port = url.port is None or 0 < url.port < 65536
-        if url.scheme not in {"http", "https"} or not url.host or not has_port:
-            raise InvalidInput(
-                f"the endpoint of task {job.task_id} is no URL once it is filled in; "
-                "it needs https:// or http://, a host, and, if any, a port from 1 to 65535"
-            )
-        # A login without a password may be a token in place of a user; httpx sends either as Basic.
-        register_secret(url.password or url.username)
-        register_secret(b64encode(f"{url.username}:{url.password}".encode()).decode() if url.userinfo else "")
-        return url
-
-    def _headers(self, job: Job, config: TaskConfig) -> list[tuple[bytes, bytes]]:
-        defaults = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        if config.method in WITH_BODY:
-            defaults["Content-Type"] = "application/json"
-        fixed = {
-            "Idempotency-Key": f'"{job.idempotency_key}"',
-            "webhook-id": job.idempotency_key,
-            "webhook-timestamp": str(int(self._clock.now().timestamp())),
-            "X-Job-ID": job.id,
-            "X-User-ID": job.user_id,
-            "X-Task-Type": job.task_id,
-            "X-Run-ID": job.run_id,
-            "X-Attempt": str(job.attempt),
-            "X-Trigger": job.trigger.value,
-            "X-Scheduled-At": iso(job.scheduled_at),
-        }
-        own = {
-            name: _FILLED.sub(lambda match: self._variable(match[1], job) if match[1] else match[0], text)
-            for name, text in config.headers.items()
-            if name.lower() not in _FRAMING
-        }
-        chosen: dict[str, tuple[bytes, bytes]] = {}
-        for name, text in (*defaults.items(), *own.items(), *fixed.items()):
-            # Blanks around a value mean nothing in HTTP, and a variable from a file often ends with one.
-            value = text.strip(" \t")
-            if not _HEADER_VALUE.fullmatch(value):
-                raise InvalidInput(
-                    f"the value of header {name} has a line break or another character that HTTP does not allow; "
-                    "correct the variable it is filled from"
-                )
-            if is_secret_name(name):
-                register_secret(value.rpartition(" ")[2])
-            chosen[name.lower()] = (name.encode(), value.encode("latin-1"))
-        return list(chosen.values())
-
-    def _variable(self, name: str, job: Job) -> str:
-        value = self._environ.get(name)
-        if value is None:
-            raise ExecutorUnavailable(
-                f"task {job.task_id} needs the environment variable {name}, which is not set here; "
-                "set it where workers are started"
-            )
-        register_secret(value.strip())
-        return value
-
-    def _refusal(self, url: httpx.URL) -> ExecutionResult | None:
-        try:
-            place = self._places.find(url.raw_host.decode("ascii"))
+            place = self._places.find(url.raw_host.decode("ascii"), within=until.left)
         except UnicodeError:
             return _invalid(_no_name(url))
+        except TimeoutError:
+            return _timed_out(httpx.ConnectTimeout(""), "connecting", until)
         except OSError as error:
             return _unreachable(error, url)
         if place.private is None:
@@ -193,34 +124,24 @@ class HttpExecutor:
             f"the endpoint's address {place.private} is not public; set TQ_ALLOW_PRIVATE_ENDPOINTS=true to allow it",
         )
 
-    def _call(
-        self,
-        method: str,
-        url: httpx.URL,
-        headers: list[tuple[bytes, bytes]],
-        content: bytes | None,
-        until: Until,
-    ) -> ExecutionResult:
+    def _call(self, client: httpx.Client, request: httpx.Request, until: Until) -> ExecutionResult:
         phase = "waiting for the answer"
         try:
-            with self._client().stream(
-                method,
-                url,
-                headers=headers,
-                content=content,
-                timeout=httpx.Timeout(until),
-                follow_redirects=False,
-            ) as response:
-                phase = "reading the answer's body"
-                return self._told(response, _start_of_body(response, until))
+            response = client.send(request, stream=True, follow_redirects=False)
+            phase = "reading the answer's body"
+            body: bytes | None = response.extensions.get("whole_body")
+            if body is None:
+                with closing(response):
+                    body = _start_of_body(response, until)
+            return self._told(response, body)
         except httpx.TimeoutException as error:
             return _timed_out(error, _CUT_OFF.get(type(error), phase), until)
         except httpx.LocalProtocolError:
-            return _invalid("the request is not valid HTTP; check the task's headers")
+            return _invalid("the request is not valid HTTP; check the task's endpoint and headers")
         except UnicodeError:
-            return _invalid(_no_name(url))
+            return _invalid(_no_name(request.url))
         except httpx.TransportError as error:
-            return _unreachable(error, url)
+            return _unreachable(error, request.url)
 
     def _told(self, response: httpx.Response, body: bytes) -> ExecutionResult:
         status = response.status_code
@@ -242,30 +163,16 @@ class HttpExecutor:
     def _client(self) -> httpx.Client:
         if self._given is not None:
             return self._given
-        with self._lock:
-            # Two processes that shared a connection would read each other's answers.
-            if self._opened is None or self._opened_by != os.getpid():
-                self._opened = self._open()
-                self._opened_by = os.getpid()
-            return self._opened
-
-    def _open(self) -> httpx.Client:
-        client = httpx.Client(
-            http2=False,
-            limits=httpx.Limits(
-                max_connections=self._max_connections, max_keepalive_connections=self._max_connections
-            ),
-            # A cookie that came with one user's answer must not travel with another's request.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
-        # httpx has no public way to open its connections oneself and yet take proxies from the environment.
-        for transport in (client._transport, *client._mounts.values()):
-            if isinstance(transport, httpx.HTTPTransport):
-                to_proxy = transport is not client._transport
-                transport._pool._network_backend = Connections(
-                    self._places, allow_private=self._allow_private or to_proxy
-                )
-        return client
+        process, opened = os.getpid(), self._opened
+        if opened is None or opened[0] != process:
+            with self._lock:
+                opened = self._opened
+                # Two processes that shared a connection would read each other's answers. What the parent opened
+                # is dropped and not closed: over TLS its endpoints would take that for the parent's goodbye.
+                if opened is None or opened[0] != process:
+                    client = open_client(self._places, allow_private=self._allow_private, max_body=MAX_READ)
+                    opened = self._opened = (process, client)
+        return opened[1]
 
 
 def _start_of_body(response: httpx.Response, until: Until) -> bytes:
