@@ -15,7 +15,7 @@ from datetime import timedelta
 from time import monotonic
 
 from tq.bench.machine import Use, describe_machine, use_of
-from tq.bench.measures import Figures, Number, over_repetitions, steady_rate
+from tq.bench.measures import Figures, beside, over_repetitions, steady_rate
 from tq.bench.workbench import (
     PROCESSES,
     SAME_PATH,
@@ -66,7 +66,7 @@ def bench_load(load: Load, *, repeat: int, on_step: OnStep = lambda: None) -> di
             on_step()
             stock = _stock(bench, load.stock_jobs) if load.stock_jobs else {}
             on_step()
-            repetitions.append({**ours, **stock, **_ratio(ours, stock)})
+            repetitions.append(beside(ours, stock))
         return {
             **over_repetitions(repetitions),
             "jobs": load.jobs,
@@ -116,11 +116,6 @@ def _stock(bench: Workbench, jobs: int) -> Figures:
         "stock_cpu_us_per_job": used.cpu_s / jobs * MICROSECONDS,
         "stock_rss_mb": used.peak_rss_mb,
     }
-
-
-def _ratio(ours: Figures, stock: Figures) -> dict[str, Number]:
-    per_second = stock.get("stock_jobs_per_second")
-    return {"ratio": ours["jobs_per_second"] / per_second} if per_second else {}
 
 
 def unaccounted(run: Run, expected: int) -> int:
