@@ -5,9 +5,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
+import typer
 
 from tests.cli.conftest import REDIS_AWAY, Tq
+from tq.cli.bench_load import tell
 
 FIGURES = {
     "goodput",
@@ -222,3 +225,33 @@ def test_a_bench_that_there_is_not_is_wrong_usage(tq: Tq) -> None:
 
     assert answer.code == 2
     assert answer.err.startswith("error: --only: there is no 'fannout'; known are fanout, execute, slow,")
+
+
+def test_a_bench_that_found_somebody_unaccounted_for_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        tell("execute", {"jobs_per_second": 5000, "unaccounted": 1}, as_json=True)
+
+    assert ended.value.exit_code == 1
+    assert orjson.loads(capsys.readouterr().out)["unaccounted"] == 1
+
+
+def test_for_people_each_figure_has_a_row_with_its_median_and_range(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = {
+        "jobs_per_second": 5200,
+        "is_flat": True,
+        "by_family": {"leaf": 49.3},
+        "ranges": {"jobs_per_second": [4900, 5300]},
+        "machine": {"cpus": 2},
+    }
+
+    tell("execute", figures, as_json=False)
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["execute", "median", "range"],
+        ["jobs_per_second", "5,200", "4,900", "-", "5,300"],
+        ["is_flat", "yes", "-"],
+        ["by_family:", "leaf", "49.3", "-"],
+    ]

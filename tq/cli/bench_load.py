@@ -72,7 +72,7 @@ def bench_latency(
 
     with _measuring("latency", steps=2 * repeat) as on_step:
         figures = measure(Trickle(per_second, seconds, with_stock), repeat=repeat, on_step=on_step)
-    _tell("latency", figures, as_json=as_json)
+    tell("latency", figures, as_json=as_json)
 
 
 @bench.command("fanout")
@@ -90,7 +90,7 @@ def bench_fanout(
 
     with _measuring("fanout", steps=2 * repeat) as on_step:
         figures = measure(Crowd(users, stock_jobs), repeat=repeat, on_step=on_step)
-    _tell("fanout", figures, as_json=as_json)
+    tell("fanout", figures, as_json=as_json)
 
 
 @bench.command("run")
@@ -109,7 +109,7 @@ def bench_run(
 
     with _measuring("run", steps=2 * repeat) as on_step:
         figures = measure(Whole(users, stock_jobs, processes), repeat=repeat, on_step=on_step)
-    _tell("run", figures, as_json=as_json)
+    tell("run", figures, as_json=as_json)
 
 
 @bench.command("memory")
@@ -120,7 +120,7 @@ def bench_memory(users: Users = 1_000_000, as_json: AsJson = False) -> None:
 
     with _measuring("memory", steps=STAGES) as on_step:
         figures = measure(users, on_step=on_step)
-    _tell("memory", figures, as_json=as_json)
+    tell("memory", figures, as_json=as_json)
 
 
 @bench.command("tick")
@@ -140,7 +140,7 @@ def bench_tick(
     timetable = Timetable(tasks, tuple(cohorts or Timetable.cohorts))
     with _measuring("tick", steps=repeat * len(timetable.cohorts)) as on_step:
         figures = measure(timetable, repeat=repeat, on_step=on_step)
-    _tell("tick", figures, as_json=as_json)
+    tell("tick", figures, as_json=as_json)
 
 
 @bench.command("soak")
@@ -156,7 +156,7 @@ def bench_soak(
     soak = Soak(per_second, timedelta(minutes=minutes))
     with _measuring("soak", steps=ceil(soak.lasts.total_seconds() / soak.sample_every_s)) as on_sample:
         figures = measure(soak, on_sample=on_sample)
-    _tell("soak", figures, as_json=as_json)
+    tell("soak", figures, as_json=as_json)
 
 
 @bench.command("all")
@@ -200,10 +200,10 @@ def _bench_load(name: str, load: "Load", repeat: int, *, as_json: bool) -> None:
 
     with _measuring(name, steps=2 * repeat) as on_step:
         figures = bench_load(load, repeat=repeat, on_step=on_step)
-    _tell(name, figures, as_json=as_json)
+    tell(name, figures, as_json=as_json)
 
 
-def _tell(name: str, figures: Mapping[str, object], *, as_json: bool) -> None:
+def tell(name: str, figures: Mapping[str, object], *, as_json: bool) -> None:
     """Prints the figures.
 
     Raises:
