@@ -10,8 +10,9 @@ WHOLE_SYSTEMS := tests/end_to_end tests/chaos
 ROUNDS ?= 1
 SEED ?= 1
 JOBS ?= 20000
+MINUTES ?= 30
 
-.PHONY: help dev test chaos check lint types contracts format lock clean
+.PHONY: help dev test chaos bench check lint types contracts format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +44,10 @@ endif
 chaos: $(INSTALLED) ## real processes, everything breaks, nobody may be missed: make chaos ROUNDS=50 SEED=1 JOBS=20000
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --jobs $(JOBS) $(ARGS)
 
+bench: $(INSTALLED) ## measure everything, into bench.json; takes the machine for itself: make bench MINUTES=30 ARGS="--repeat 3"
+	@$(BIN)/tq bench all --soak-minutes $(MINUTES) --json $(ARGS) > bench.json.part; code=$$?; \
+	if [ -s bench.json.part ]; then mv bench.json.part bench.json; else rm bench.json.part; fi; exit $$code
+
 check: lint types contracts test ## all that CI runs
 
 lint: $(INSTALLED) ## ruff: layout and lint
@@ -64,4 +69,4 @@ lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench.json bench.json.part

@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from tq.bench.measures import Slope, over_repetitions, percentile, rounded, slope_of, steady_rate
+from tq.bench.measures import (
+    Slope,
+    beside,
+    over_repetitions,
+    percentile,
+    rounded,
+    slope_of,
+    steady_progress,
+    steady_rate,
+)
 
 
 def test_a_rate_is_that_of_the_calls_between_the_first_and_the_last_tenth() -> None:
@@ -28,6 +37,16 @@ def test_a_rate_does_not_depend_on_the_order_in_which_calls_are_told() -> None:
 @pytest.mark.parametrize("instants", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_too_few_calls_or_no_time_make_no_rate(instants: list[float]) -> None:
     assert steady_rate(instants) == 0.0
+
+
+def test_progress_is_measured_between_the_first_and_the_last_tenth() -> None:
+    samples = [(0.0, 0), (5.0, 90), (6.0, 100), (7.0, 300), (10.0, 900), (15.0, 950), (20.0, 1000)]
+
+    assert steady_progress(samples, total=1000) == pytest.approx((900 - 100) / (10 - 6))
+
+
+def test_progress_that_nobody_saw_has_no_rate() -> None:
+    assert steady_progress([(0.0, 0), (1.0, 1000)], total=1000) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,17 @@ def test_repetitions_amount_to_medians_and_ranges() -> None:
         "unaccounted": 0,
         "ranges": {"jobs_per_second": [900.5, 1100], "unaccounted": [0, 2]},
     }
+
+
+def test_a_ratio_says_how_many_times_as_much_ours_is() -> None:
+    found = beside({"jobs_per_second": 5000, "rss_mb": 80}, {"stock_jobs_per_second": 2000})
+
+    assert found == {"jobs_per_second": 5000, "rss_mb": 80, "stock_jobs_per_second": 2000, "ratio": 2.5}
+
+
+@pytest.mark.parametrize("stock", [{}, {"stock_jobs_per_second": 0.0}])
+def test_where_there_is_nothing_to_compare_there_is_no_ratio(stock: dict[str, float]) -> None:
+    assert "ratio" not in beside({"jobs_per_second": 5000}, stock)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from time import monotonic, process_time, sleep
 
 from tq.bench.load import MICROSECONDS, Meter
 from tq.bench.machine import describe_machine, use_of
-from tq.bench.measures import Figures, over_repetitions
+from tq.bench.measures import Figures, beside, over_repetitions
 from tq.bench.workbench import TASK, Workbench, enrol, http_task, started, workbench
 from tq.errors import TaskQueueError
 from tq.models import Run, RunId
@@ -58,8 +58,7 @@ def bench_fanout(
             on_step()
             stock = _stock(bench, crowd.stock_jobs) if crowd.stock_jobs else {}
             on_step()
-            ratio = {"ratio": ours["jobs_per_second"] / stock["stock_jobs_per_second"]} if stock else {}
-            repetitions.append({**ours, **stock, **ratio})
+            repetitions.append(beside(ours, stock))
         return {
             **over_repetitions(repetitions),
             "users": crowd.users,

@@ -38,6 +38,7 @@ from tq.store.ledger import Step
 from tq.store.planning import ShareClaim
 
 MILLISECONDS = 1000
+MEDIAN = "enqueue_to_start_p50_ms"
 # Longer than any measurement: nobody but the bench distributes its run.
 LATER = timedelta(hours=12)
 SETTLING_S = 1.0  # of each measurement, in which whatever has rested wakes up; it does not count
@@ -72,12 +73,7 @@ def bench_latency(trickle: Trickle, *, repeat: int, on_step: OnStep = lambda: No
             on_step()
             stock = _stock(bench, trickle) if trickle.with_stock else {}
             on_step()
-            ratio = (
-                {"ratio": stock["stock_enqueue_to_start_p50_ms"] / ours["enqueue_to_start_p50_ms"]}
-                if stock
-                else {}
-            )
-            repetitions.append({**ours, **stock, **ratio})
+            repetitions.append({**ours, **stock, **_ratio(ours, stock)})
         return {
             **over_repetitions(repetitions),
             "processes": PROCESSES,
@@ -105,6 +101,11 @@ def _ours(bench: Workbench, runtime: Runtime, trickle: Trickle) -> Figures:
         "cpu_us_per_job": (after.cpu_s - before.cpu_s) / trickle.jobs * 1_000_000,
         "unaccounted": unaccounted(run, trickle.jobs),
     }
+
+
+def _ratio(ours: Figures, stock: Figures) -> Figures:
+    """How many times as long the stock way takes, by the medians."""
+    return {"ratio": stock[f"stock_{MEDIAN}"] / ours[MEDIAN]} if stock else {}
 
 
 def _claimed(runtime: Runtime, like: Run) -> Run:

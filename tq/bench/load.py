@@ -15,7 +15,7 @@ from datetime import timedelta
 from time import monotonic
 
 from tq.bench.machine import Use, describe_machine, use_of
-from tq.bench.measures import Figures, Number, over_repetitions, steady_rate
+from tq.bench.measures import Figures, beside, over_repetitions, steady_rate
 from tq.bench.workbench import (
     PROCESSES,
     SAME_PATH,
@@ -35,7 +35,7 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True)
 class Load:
-    """How much is to be done, by how many processes; the stock way gets its own number of jobs, and None means none."""
+    """How much is to be done, by how many processes; the stock way gets its own number of jobs, and 0 leaves it out."""
 
     jobs: int
     stock_jobs: int
@@ -66,7 +66,7 @@ def bench_load(load: Load, *, repeat: int, on_step: OnStep = lambda: None) -> di
             on_step()
             stock = _stock(bench, load.stock_jobs) if load.stock_jobs else {}
             on_step()
-            repetitions.append({**ours, **stock, **_ratio(ours, stock)})
+            repetitions.append(beside(ours, stock))
         return {
             **over_repetitions(repetitions),
             "jobs": load.jobs,
@@ -104,23 +104,23 @@ def _stock(bench: Workbench, jobs: int) -> Figures:
     bench.stock_sender("--jobs", str(jobs))
     arrived: list[float] = []
 
-    def all_arrived() -> bool:
+    def arrived_so_far() -> int:
         arrived.extend(call.arrived_at for call in bench.endpoint.take_calls())
-        return len(arrived) >= jobs
+        return len(arrived)
 
     with bench.stock_workers(SAME_PATH) as workers:
-        workers.wait_for(all_arrived, "the stock worker to call", progress=lambda: len(arrived))
-        used = workers.use
+        workers.wait_for(lambda: arrived_so_far() > 0, "the stock worker to start")
+        before, at_first = workers.use, len(arrived)
+        workers.wait_for(
+            lambda: arrived_so_far() >= jobs, "the stock worker to call", progress=lambda: len(arrived)
+        )
+        after = workers.use
+    counted = max(1, jobs - at_first)
     return {
         "stock_jobs_per_second": steady_rate(arrived),
-        "stock_cpu_us_per_job": used.cpu_s / jobs * MICROSECONDS,
-        "stock_rss_mb": used.peak_rss_mb,
+        "stock_cpu_us_per_job": (after.cpu_s - before.cpu_s) / counted * MICROSECONDS,
+        "stock_rss_mb": after.peak_rss_mb,
     }
-
-
-def _ratio(ours: Figures, stock: Figures) -> dict[str, Number]:
-    per_second = stock.get("stock_jobs_per_second")
-    return {"ratio": ours["jobs_per_second"] / per_second} if per_second else {}
 
 
 def unaccounted(run: Run, expected: int) -> int:

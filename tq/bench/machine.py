@@ -22,7 +22,8 @@ PACKAGES = ("taskqueue", "dramatiq", "redis", "hiredis", "httpx", "pycurl", "orj
 KB_IN_MB = 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/PID/stat after the command's name, which may hold blanks itself.
-_GROUP, _USER_TICKS, _SYSTEM_TICKS = 2, 11, 12
+_STATE, _GROUP, _USER_TICKS, _SYSTEM_TICKS = 0, 2, 11, 12
+_ENDED = "Z"  # and its parent does not know yet
 
 
 def check_machine() -> None:
@@ -75,8 +76,8 @@ def use_of(groups: Sequence[int]) -> Use:
 
 
 def members_of(group: int) -> list[int]:
-    """The processes of a group."""
-    return [pid for pid, fields in _all_stats() if int(fields[_GROUP]) == group]
+    """The processes of a group that live."""
+    return [pid for pid, fields in _all_stats() if int(fields[_GROUP]) == group and fields[_STATE] != _ENDED]
 
 
 def _all_stats() -> Iterator[tuple[int, list[str]]]:

@@ -25,6 +25,15 @@ def steady_rate(instants: Sequence[float]) -> float:
     return (len(within) - 1) / (within[-1] - within[0])
 
 
+def steady_progress(samples: Sequence[tuple[float, int]], *, total: int) -> float:
+    """The same of samples of how many were done by when (seconds); 0 of fewer than two in that window."""
+    within = [(at, done) for at, done in samples if RAMP * total <= done <= (1 - RAMP) * total]
+    if len(within) < 2:
+        return 0.0
+    (first_at, first), (last_at, last) = within[0], within[-1]
+    return (last - first) / (last_at - first_at)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least such a share (0 to 1) of all does not exceed; 0 of none."""
     ordered = sorted(values)
@@ -60,6 +69,12 @@ def slope_of(samples: Sequence[tuple[float, float]]) -> Slope:
     left = sum((value - level - steepness * (at - middle)) ** 2 for at, value in samples)
     noise = (left / (len(samples) - 2) / spread) ** 0.5
     return Slope(steepness * SECONDS_PER_HOUR, noise * SECONDS_PER_HOUR)
+
+
+def beside(ours: Figures, stock: Figures) -> dict[str, Number]:
+    """The figures of both ways, and how many times as fast ours is; no ratio where there is nothing to compare."""
+    theirs = stock.get("stock_jobs_per_second")
+    return {**ours, **stock, **({"ratio": ours["jobs_per_second"] / theirs} if theirs else {})}
 
 
 def over_repetitions(repetitions: Sequence[Figures]) -> dict[str, object]:

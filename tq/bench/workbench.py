@@ -23,12 +23,13 @@ import yaml
 from tq.bench.endpoint import CALLS, HOST, Call
 from tq.bench.machine import Use, check_machine, use_of
 from tq.child_process import kill_group, start_child
+from tq.clock import Clock
 from tq.errors import TaskQueueError
 from tq.models import Run, RunId, RunStatus, TaskId, UserId
 from tq.pipeline import start_run
 from tq.redis_server import RedisServer
 from tq.runtime import Runtime
-from tq.services import worker_command
+from tq.services import scheduler_command, worker_command
 from tq.settings import Settings
 from tq.store.connection import chunks
 from tq.store.preferences import Change, Enable
@@ -73,9 +74,11 @@ class Workbench:
         """Writes the tasks file."""
         self.settings.tasks_file.write_text(yaml.safe_dump({"tasks": list(tasks)}))
 
-    def open_runtime(self) -> Runtime:
-        """A runtime in which everything runs that is measured; close it after use."""
-        return runtime_for(self.settings)
+    def open_runtime(self, *, clock: Clock | None = None) -> Runtime:
+        """A runtime for what is measured here, by Redis' own time unless there is a clock; close it after use."""
+        # The actors say how messages travel; tq itself knows none of them.
+        actors = importlib.import_module(self.settings.actors)
+        return Runtime(self.settings, actors.make_transport(self.settings), clock=clock)
 
     @contextmanager
     def workers(self, *, processes: int = PROCESSES, threads: int = THREADS) -> Iterator["Processes"]:
@@ -85,6 +88,13 @@ class Workbench:
             beats = f"{self.settings.namespace}:beats"
             workers.wait_for(lambda: int(self.client.zcard(beats)) >= processes, "the workers to start")
             yield workers
+
+    @contextmanager
+    def scheduler(self) -> Iterator["Processes"]:
+        """The clock, as `tq scheduler` starts it."""
+        command = scheduler_command(self.settings.actors)
+        with self._started([command], "scheduler", self.environment) as scheduler:
+            yield scheduler
 
     @contextmanager
     def stock_workers(self, path: str) -> Iterator["Processes"]:
@@ -120,6 +130,10 @@ class Workbench:
         """
         return int(self.client.info("stats")["total_writes_processed"])
 
+    def redis_memory(self) -> int:
+        """How many bytes Redis uses for what it holds."""
+        return int(self.client.info("memory")["used_memory"])
+
     def forget(self, pattern: str) -> None:
         """Deletes all keys that match, at once, so that nothing goes on in the background."""
         for keys in chunks(list(self.client.scan_iter(pattern, count=1000)), FORGOTTEN_AT_ONCE):
@@ -154,6 +168,17 @@ class Processes:
         """What they have used so far."""
         return use_of([child.pid for child in self.children])
 
+    def check(self) -> None:
+        """Returns if all of them run.
+
+        Raises:
+            TaskQueueError: if one has ended.
+        """
+        if any(child.poll() is not None for child in self.children):
+            raise TaskQueueError(
+                f"a process ended that was to be measured; the end of its log: {self.log_tail}"
+            )
+
     def wait_for(
         self, condition: Callable[[], bool], what: str, *, progress: Callable[[], object] = lambda: None
     ) -> None:
@@ -164,10 +189,7 @@ class Processes:
         """
         last, since = progress(), time.monotonic()
         while not condition():
-            if any(child.poll() is not None for child in self.children):
-                raise TaskQueueError(
-                    f"waiting for {what}, a process ended; the end of its log: {self.log_tail}"
-                )
+            self.check()
             if (now := progress()) != last:
                 last, since = now, time.monotonic()
             if time.monotonic() - since > STANDSTILL.total_seconds():
@@ -244,12 +266,6 @@ def started(
                 child.wait(timeout=PATIENCE.total_seconds())
             kill_group(child)
             child.wait()
-
-
-def runtime_for(settings: Settings) -> Runtime:
-    """A runtime whose messages travel as the actors named in the settings say."""
-    actors = importlib.import_module(settings.actors)
-    return Runtime(settings, actors.make_transport(settings))
 
 
 def http_task(bench: Workbench, path: str = SAME_PATH) -> dict[str, object]:

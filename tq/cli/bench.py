@@ -58,11 +58,11 @@ def bench_limiter(
     from tq.telemetry import configure_logs
 
     configure_logs(load_settings().model_copy(update={"log_level": "WARNING"}), component="bench")
-    strategies = _chosen("--strategy", strategy, STRATEGIES)
-    scenarios = _chosen("--scenario", scenario, SCENARIOS)
+    strategies = chosen("--strategy", strategy, STRATEGIES)
+    scenarios = chosen("--scenario", scenario, SCENARIOS)
     numbers = _seeds(seeds)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    with _progress(len(strategies) * len(scenarios) * len(numbers)) as one_more:
+    ends_as_by_ctrl_c()
+    with progress_of("simulating", len(strategies) * len(scenarios) * len(numbers)) as one_more:
         results = run_trials(strategies, scenarios, numbers, on_end=one_more)
     if as_json:
         print_json(
@@ -111,7 +111,7 @@ def _text(seconds: int | None) -> str | None:
     return None if seconds is None else str(seconds)
 
 
-def _chosen(option: str, asked: Sequence[str] | None, known: Collection[str]) -> list[str]:
+def chosen(option: str, asked: Sequence[str] | None, known: Collection[str]) -> list[str]:
     """What was asked for, once each; all that there are if nothing was."""
     for name in asked or ():
         if name not in known:
@@ -126,11 +126,16 @@ def _seeds(text: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
+def ends_as_by_ctrl_c() -> None:
+    """Has SIGTERM end this process as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
-def _progress(simulations: int) -> Iterator[Callable[[], None]]:
-    """A bar for whoever watches; what it yields is called for each simulation that has ended."""
+def progress_of(what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A bar for whoever watches; what it yields is called for each step that has ended."""
     console = error_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulating", total=simulations)
+        task = progress.add_task(what, total=steps)
         yield lambda: progress.advance(task)

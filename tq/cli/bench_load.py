@@ -1,16 +1,16 @@
 """`tq bench execute`, `slow`, …: the figures by which a deployment is sized, each beside the stock way."""
 
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from datetime import timedelta
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tq.cli.bench import bench
-from tq.cli.output import AsJson, error_console, print_json, print_table
+from tq.cli.bench import bench, chosen, ends_as_by_ctrl_c, progress_of
+from tq.cli.output import AsJson, print_json, print_table, shown
 from tq.settings import load_settings
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def bench_latency(
 
     with _measuring("latency", steps=2 * repeat) as on_step:
         figures = measure(Trickle(per_second, seconds, with_stock), repeat=repeat, on_step=on_step)
-    _tell("latency", figures, as_json=as_json)
+    tell("latency", figures, as_json=as_json)
 
 
 @bench.command("fanout")
@@ -90,7 +90,100 @@ def bench_fanout(
 
     with _measuring("fanout", steps=2 * repeat) as on_step:
         figures = measure(Crowd(users, stock_jobs), repeat=repeat, on_step=on_step)
-    _tell("fanout", figures, as_json=as_json)
+    tell("fanout", figures, as_json=as_json)
+
+
+@bench.command("run")
+def bench_run(
+    users: Users = 1_000_000,
+    stock_jobs: Annotated[
+        int, typer.Option("--stock-jobs", min=0, help="Jobs that the stock way does; 0 leaves it out.")
+    ] = 20_000,
+    processes: ProcessCount = 2,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a whole run of Python code that does nothing, beside a stock Dramatiq worker."""
+    from tq.bench.whole import Whole
+    from tq.bench.whole import bench_run as measure
+
+    with _measuring("run", steps=2 * repeat) as on_step:
+        figures = measure(Whole(users, stock_jobs, processes), repeat=repeat, on_step=on_step)
+    tell("run", figures, as_json=as_json)
+
+
+@bench.command("memory")
+def bench_memory(users: Users = 1_000_000, as_json: AsJson = False) -> None:
+    """Tell what users, a run and its queued jobs cost in Redis' memory."""
+    from tq.bench.memory import STAGES
+    from tq.bench.memory import bench_memory as measure
+
+    with _measuring("memory", steps=STAGES) as on_step:
+        figures = measure(users, on_step=on_step)
+    tell("memory", figures, as_json=as_json)
+
+
+@bench.command("tick")
+def bench_tick(
+    tasks: Annotated[int, typer.Option(min=1, help="Task types.")] = 300,
+    cohorts: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Cohorts of each task that fall due together; several times for several."),
+    ] = None,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Find and claim what has fallen due: how long a tick takes, and its longest script."""
+    from tq.bench.ticks import Timetable
+    from tq.bench.ticks import bench_tick as measure
+
+    timetable = Timetable(tasks, tuple(cohorts or Timetable.cohorts))
+    with _measuring("tick", steps=repeat * len(timetable.cohorts)) as on_step:
+        figures = measure(timetable, repeat=repeat, on_step=on_step)
+    tell("tick", figures, as_json=as_json)
+
+
+@bench.command("soak")
+def bench_soak(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long it lasts.")] = 30.0,
+    per_second: Annotated[float, typer.Option(min=1.0, help="Jobs a second.")] = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Work steadily for long: whether memory or open files grow, and nobody is missed."""
+    from tq.bench.soak import Soak
+    from tq.bench.soak import bench_soak as measure
+
+    soak = Soak(per_second, timedelta(minutes=minutes))
+    with _measuring("soak", steps=ceil(soak.lasts.total_seconds() / soak.sample_every_s)) as on_sample:
+        figures = measure(soak, on_sample=on_sample)
+    tell("soak", figures, as_json=as_json)
+
+
+@bench.command("all")
+def bench_all(
+    users: Users = 1_000_000,
+    soak_minutes: Annotated[float, typer.Option(min=0.05, help="How long the soak lasts.")] = 30.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this bench; give it several times for several.")
+    ] = None,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Run all of these benches, one after the other: the better part of two hours."""
+    from tq.bench.everything import every_bench, has_failed, run_all
+
+    benches = every_bench(users=users, repeat=repeat, soak=timedelta(minutes=soak_minutes))
+    chosen_benches = {name: benches[name] for name in chosen("--only", only, benches)}
+    with _measuring("all", steps=len(chosen_benches)) as on_end:
+        report = run_all(chosen_benches, on_end=on_end)
+    if as_json:
+        print_json(report)
+    else:
+        for name in chosen_benches:
+            figures = cast("dict[str, object]", report[name])  # as `run_all` has put it there
+            print_table((name, "median", "range"), list(_rows(figures)))
+    if has_failed(report):
+        raise typer.Exit(1)
 
 
 def _sized(load: "Load", jobs: int | None, stock_jobs: int | None, processes: int) -> "Load":
@@ -107,10 +200,10 @@ def _bench_load(name: str, load: "Load", repeat: int, *, as_json: bool) -> None:
 
     with _measuring(name, steps=2 * repeat) as on_step:
         figures = bench_load(load, repeat=repeat, on_step=on_step)
-    _tell(name, figures, as_json=as_json)
+    tell(name, figures, as_json=as_json)
 
 
-def _tell(name: str, figures: Mapping[str, object], *, as_json: bool) -> None:
+def tell(name: str, figures: Mapping[str, object], *, as_json: bool) -> None:
     """Prints the figures.
 
     Raises:
@@ -119,19 +212,25 @@ def _tell(name: str, figures: Mapping[str, object], *, as_json: bool) -> None:
     if as_json:
         print_json({"bench": name, **figures})
     else:
-        ranges = figures["ranges"]
-        rows = [
-            (figure, _number(value), _range(ranges, figure))
-            for figure, value in figures.items()
-            if figure not in NOT_FIGURES
-        ]
+        rows = list(_rows(figures))
         print_table((name, "median", "range"), rows)
     if figures.get("unaccounted"):
         raise typer.Exit(1)
 
 
+def _rows(figures: Mapping[str, object]) -> Iterator[tuple[str, str, str | None]]:
+    """A row for each figure, also for those that are a group; with its range, if there is one."""
+    ranges = figures.get("ranges")
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            if name not in NOT_FIGURES:
+                yield from ((f"{name}: {part}", _number(number), None) for part, number in value.items())
+        else:
+            yield name, _number(value), _range(ranges, name)
+
+
 def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else shown(value)
 
 
 def _range(ranges: object, figure: str) -> str | None:
@@ -148,9 +247,6 @@ def _measuring(name: str, *, steps: int) -> Iterator["OnStep"]:
     settings = load_settings()
     load_actors(settings)  # configures the logs for a worker, so it comes first
     configure_logs(settings.model_copy(update={"log_level": "WARNING"}), component="bench")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    console = error_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=steps)
-        yield lambda: progress.advance(task)
+    ends_as_by_ctrl_c()
+    with progress_of(name, steps) as on_step:
+        yield on_step

@@ -27,7 +27,14 @@ def call(task: str, user: str, run: str) -> None:
     client.post(url, json={"task_id": task, "user_id": user, "run_id": run}).raise_for_status()
 
 
-def send(jobs: int, *, per_second: float) -> dict[str, object]:
+@dramatiq.actor
+def do_nothing(task: str, user: str, run: str) -> None:
+    """Succeeds."""
+
+
+def send(
+    actor: "dramatiq.Actor[[str, str, str], None]", jobs: int, *, per_second: float
+) -> dict[str, object]:
     """Sends so many jobs, as fast as it goes if there is no number per second."""
     sent_at: list[float] = []
     started = time.monotonic()
@@ -35,7 +42,7 @@ def send(jobs: int, *, per_second: float) -> dict[str, object]:
         if per_second:
             time.sleep(max(0.0, started + number / per_second - time.monotonic()))
             sent_at.append(time.monotonic())
-        call.send("bench", f"{number:036d}", "bench")
+        actor.send("bench", f"{number:036d}", "bench")
     return {"jobs_per_second": jobs / (time.monotonic() - started), "sent_at": sent_at}
 
 
@@ -43,5 +50,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, required=True)
     parser.add_argument("--per-second", type=float, default=0.0, help="0: as fast as it goes")
+    parser.add_argument("--actor", choices=["call", "do_nothing"], default="call")
     options = parser.parse_args()
-    print(json.dumps(send(options.jobs, per_second=options.per_second)))
+    print(json.dumps(send(globals()[options.actor], options.jobs, per_second=options.per_second)))
