@@ -60,10 +60,11 @@ class Figures:
     max_recovery_s: float = 0.0
     repeated: int = 0
     unexplained: int = 0
+    mended: int = 0
 
     def missed(self) -> list[str]:
         """The bars that were not kept."""
-        bars = ("unaccounted", "lost", "called_after_end", "duplicate_runs", "unexplained")
+        bars = ("unaccounted", "lost", "called_after_end", "duplicate_runs", "unexplained", "mended")
         missed = [f"{name} is {getattr(self, name)}, must be 0" for name in bars if getattr(self, name)]
         if self.max_recovery_s > MOST_RECOVERY_S:
             missed.append(f"max_recovery_s is {self.max_recovery_s}, must be <= {MOST_RECOVERY_S:g}")
@@ -118,6 +119,7 @@ class _Audit:
         self._find_called_after_end()
         self._find_called_while_disabled()
         self._find_repeated()
+        self._find_mended()
         self._measure_recovery()
 
     # Ledger --------------------------------------------------------------------------------------
@@ -370,6 +372,14 @@ class _Audit:
         return None
 
     # Recovery ------------------------------------------------------------------------------------
+
+    def _find_mended(self) -> None:
+        """What was found lost though Redis had lost nothing: mending it hides a step that was not atomic."""
+        losses = [one for one in self.evidence.happened if one.fault.kind is Kind.REDIS_LOSS]
+        for mend in self.evidence.mends:
+            if not any(loss.begun <= mend.at <= self._end_of(loss) + MOST_RECOVERY_S for loss in losses):
+                self.figures.mended += mend.times
+                self._wrong(f"mended: {mend.times} lost {mend.what} were made up for by {self._at(mend.at)}")
 
     def _measure_recovery(self) -> None:
         """From each moment at which no fault was at work any more to the one at which all was mended."""

@@ -1,4 +1,4 @@
-"""What is seen of the system from outside: when ends are stored, and what waits to be mended.
+"""What is seen of the system from outside: when ends are stored, what waits to be mended, and what was.
 
 Both look past the proxies, into Redis itself, and go on when it comes back.
 """
@@ -77,6 +77,14 @@ class Sample(NamedTuple):
     what: str
 
 
+class Mend(NamedTuple):
+    """The system found so many messages lost, or distributions followed by nobody, and set them going again."""
+
+    at: float
+    what: str
+    times: int
+
+
 @dataclass
 class Watch:
     """Two threads that look, for as long as it is entered."""
@@ -86,6 +94,7 @@ class Watch:
     tasks: Sequence[TaskId]
     ends: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     samples: list[Sample] = field(default_factory=list)
+    mends: list[Mend] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     definitions: dict[str, str] = field(default_factory=dict)
     definitions_seen: list[tuple[float, dict[str, str]]] = field(default_factory=list)
@@ -93,6 +102,7 @@ class Watch:
     def __enter__(self) -> Self:
         self._ending = threading.Event()
         self._stuck_since: dict[str, tuple[str, float]] = {}
+        self._mended: dict[str, int] = {}
         self._keys = Keys(self.namespace)
         self._threads = [
             threading.Thread(target=self._again, args=(look,), name=look.__name__)
@@ -157,6 +167,14 @@ class Watch:
             self.definitions_seen.append((time.time(), definitions))
             self.active = {run["run"] for run in seen["runs"]}
             self.samples.append(self._oldest(seen, paused))
+            self._note_mends({str(what): int(times) for what, times in client.hgetall(keys("mended")).items()})
+
+    def _note_mends(self, mended: dict[str, int]) -> None:
+        for what, times in mended.items():
+            # A Redis that has lost its last second may have counted less than before.
+            if times > self._mended.get(what, 0):
+                self.mends.append(Mend(time.time(), what, times - self._mended.get(what, 0)))
+        self._mended = mended
 
     def _oldest(self, seen: dict[str, Any], paused: set[str]) -> Sample:
         now = seen["now"]
