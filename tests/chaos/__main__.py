@@ -31,8 +31,8 @@ def main(words: list[str]) -> int:
     logger.remove()  # what we do ourselves is told by the report
     total = Figures()
     with tempfile.TemporaryDirectory(prefix="chaos-") as place:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: _break_off(Path(place)))
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ending, lambda *_: _break_off(Path(place)))
         package = copied(Path(place) / "package", options.mutant)
         for number in range(options.rounds):
             seed = options.seed + number
@@ -46,7 +46,7 @@ def main(words: list[str]) -> int:
             )
             total.add(_round(plan, Path(place) / f"round-{seed}", options.keep).figures)
     missed = total.missed()
-    for line in missed:
+    for line in missed.values():
         _say(f"MISSED: {line}")
     _say(orjson.dumps(asdict(total)).decode())
     return int(bool(missed))
@@ -73,7 +73,8 @@ def _round(plan: Plan, folder: Path, keep: Path | None) -> Findings:
         f"seed {plan.seed}: {time.monotonic() - began:.0f} s, {figures.faults} faults, expected {figures.expected}, "
         f"ended {figures.ended} ({_counted(findings)}), {len(evidence.calls)} calls, repeated {figures.repeated}, "
         f"excused {figures.excused}, lost {figures.lost}, called after end {figures.called_after_end}, "
-        f"duplicates {figures.duplicate_runs}, recovery {figures.max_recovery_s} s"
+        f"duplicates {figures.duplicate_runs}, mended {sum(one.times for one in evidence.mends)} "
+        f"({figures.mended} of them without a loss), recovery {figures.max_recovery_s} s"
     )
     for note in evidence.notes:
         _say(f"  note: {note}")

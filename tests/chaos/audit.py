@@ -62,12 +62,14 @@ class Figures:
     unexplained: int = 0
     mended: int = 0
 
-    def missed(self) -> list[str]:
-        """The bars that were not kept."""
+    def missed(self) -> dict[str, str]:
+        """The bars that were not kept, and a line for each."""
         bars = ("unaccounted", "lost", "called_after_end", "duplicate_runs", "unexplained", "mended")
-        missed = [f"{name} is {getattr(self, name)}, must be 0" for name in bars if getattr(self, name)]
+        missed = {name: f"{name} is {getattr(self, name)}, must be 0" for name in bars if getattr(self, name)}
         if self.max_recovery_s > MOST_RECOVERY_S:
-            missed.append(f"max_recovery_s is {self.max_recovery_s}, must be <= {MOST_RECOVERY_S:g}")
+            missed["max_recovery_s"] = (
+                f"max_recovery_s is {self.max_recovery_s}, must be <= {MOST_RECOVERY_S:g}"
+            )
         return missed
 
     def add(self, other: "Figures") -> None:

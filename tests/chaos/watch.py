@@ -167,7 +167,9 @@ class Watch:
             self.definitions_seen.append((time.time(), definitions))
             self.active = {run["run"] for run in seen["runs"]}
             self.samples.append(self._oldest(seen, paused))
-            self._note_mends({str(what): int(times) for what, times in client.hgetall(keys("mended")).items()})
+            self._note_mends(
+                {str(what): int(times) for what, times in client.hgetall(keys("mended")).items()}
+            )
 
     def _note_mends(self, mended: dict[str, int]) -> None:
         for what, times in mended.items():
