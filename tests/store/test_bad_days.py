@@ -78,14 +78,6 @@ def admin(server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-@pytest.fixture
-def own_store(server: RedisServer) -> Iterator[Store]:
-    """A store in that Redis."""
-    store = open_store(server.url)
-    yield store
-    store.close()
-
-
 def port_of(server: RedisServer) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
 
