@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
+from actors.broker import DEAD_AFTER_MS
 from tests.chaos.book import SLACK_S, minutes
 from tests.chaos.endpoint import OK, Call
 from tests.chaos.evidence import Evidence, Happened
@@ -32,6 +33,7 @@ from tq.models import (
 from tq.slots import place_of
 
 MOST_RECOVERY_S = 30.0
+DEAD_AFTER_S = DEAD_AFTER_MS / 1000
 HINDERING = frozenset(
     {Kind.KILL, Kind.STOP, Kind.TERM, Kind.CUT, Kind.HOLE, Kind.REDIS_KILL, Kind.REDIS_LOSS}
 )
@@ -385,17 +387,32 @@ class _Audit:
 
     def _measure_recovery(self) -> None:
         """From each moment at which no fault was at work any more to the one at which all was mended."""
+        unmended = list(self._unmended())
         for begin, end, last in self._calm():
             # What a process has fetched that was just killed is not old yet: the last one counts.
-            old = [
-                sample
-                for sample in self.evidence.samples
-                if begin <= sample.at < end and sample.age_s > MENDABLE_AFTER_S
-            ]
-            took = old[-1].at - begin if old else 0.0
+            old = [(at, what) for at, what in unmended if begin <= at < end]
+            took = old[-1][0] - begin if old else 0.0
             if took > MOST_RECOVERY_S:
-                self._wrong(f"recovery: {took:.1f} s after {last.fault}: {old[-1].what}")
+                self._wrong(f"recovery: {took:.1f} s after {last.fault}: {old[-1][1]}")
             self.figures.max_recovery_s = round(max(self.figures.max_recovery_s, took), 1)
+
+    def _unmended(self) -> Iterator[tuple[float, str]]:
+        """When something was old that somebody should have mended, and what it was."""
+        heard_at: dict[str, float] = {}
+        for sample in self.evidence.samples:
+            heard_at |= {one.process: one.heard_at for one in sample.holders}
+        for sample in self.evidence.samples:
+            if sample.age_s > MENDABLE_AFTER_S:
+                yield sample.at, sample.what
+            for process, last_heard_at, fetched in sample.holders:
+                silent_s = sample.at - last_heard_at
+                # Who is heard of again was slow, on a machine that is, and nobody's to mend until taken for dead.
+                patience_s = MENDABLE_AFTER_S if heard_at[process] == last_heard_at else DEAD_AFTER_S
+                if fetched and silent_s > patience_s:
+                    yield (
+                        sample.at,
+                        f"{fetched} messages in the hands of {process}, silent for {silent_s:.1f} s",
+                    )
 
     def _calm(self) -> Iterator[tuple[float, float, Happened]]:
         """The stretches in which nothing was broken that mends, each with the fault that ended last."""

@@ -165,7 +165,7 @@ class _Round:
     def _has_settled(self, quiet: float) -> bool:
         self._note_edits()
         oldest = self._watch.oldest
-        if oldest is None or oldest.at < quiet or oldest.age_s > MENDABLE_AFTER_S:
+        if oldest is None or oldest.at < quiet or oldest.oldest_s > MENDABLE_AFTER_S:
             return False
         try:
             runs = {run.id: run for run in self._runtime.store.runs.latest(limit=MOST_RUNS)}

@@ -7,7 +7,7 @@ from tests.chaos.book import Change, Edit
 from tests.chaos.endpoint import Call
 from tests.chaos.evidence import Evidence, Happened, Plan
 from tests.chaos.schedule import REDIS, Fault, Kind
-from tests.chaos.watch import Mend, Sample
+from tests.chaos.watch import Holder, Mend, Sample
 from tests.chaos.workload import SPREAD, Workload
 from tq.clock import from_ms
 from tq.models import (
@@ -220,3 +220,20 @@ def test_what_was_lost_and_made_up_for_needs_a_redis_that_has_lost_it() -> None:
     findings = audit(evidence)
 
     assert findings.figures.missed() == {"mended": "mended is 3, must be 0"}
+
+
+def test_what_is_in_the_hands_of_a_process_is_to_be_mended_once_it_is_dead_and_not_while_it_is_slow() -> None:
+    evidence = evidence_of()
+    call(evidence, after_s=0.5)
+    end(evidence)
+    happen(evidence, Kind.KILL, after_s=2.0)
+    for after_s, slow, dead in ((10.0, 3.0, 2.0), (20.0, 3.0, 2.0), (40.0, 38.0, 0.0)):
+        holders = [Holder("slow", NOMINAL + slow, 7)]
+        holders += [Holder("dead", NOMINAL + dead, 7)] if dead else []
+        evidence.samples.append(Sample(NOMINAL + after_s, 0.0, "nothing", tuple(holders)))
+
+    assert audit(evidence).figures.max_recovery_s == 18.0
+
+    evidence.samples[1] = Sample(NOMINAL + 20.0, 0.0, "nothing", (Holder("slow", NOMINAL + 10.0, 7),))
+
+    assert audit(evidence).figures.max_recovery_s == 8.0

@@ -69,12 +69,26 @@ return cjson.encode(answer)
 """
 
 
+class Holder(NamedTuple):
+    """A process, when it showed last that it lives, and how many messages it has fetched."""
+
+    process: str
+    heard_at: float
+    fetched: int
+
+
 class Sample(NamedTuple):
-    """The age of the oldest thing that somebody should have mended, and what it is."""
+    """The age of the oldest thing that somebody should have mended, and what it is; who holds messages beside it."""
 
     at: float
     age_s: float
     what: str
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def oldest_s(self) -> float:
+        """The age of the oldest thing, if whoever has been silent for a while is dead."""
+        return max([self.age_s, *(self.at - one.heard_at for one in self.holders if one.fetched)])
 
 
 class Mend(NamedTuple):
@@ -181,11 +195,6 @@ class Watch:
     def _oldest(self, seen: dict[str, Any], paused: set[str]) -> Sample:
         now = seen["now"]
         ages = [(0.0, "nothing")]
-        ages += [
-            (now - alive, f"{fetched} messages in the hands of {process}, not heard of for so long")
-            for process, alive, fetched in seen["held"]
-            if fetched
-        ]
         if earliest := seen.get("earliest"):
             entry, due = earliest
             ages.append((now - due, f"agenda entry {entry} overdue"))
@@ -213,7 +222,7 @@ class Watch:
         for what in self._stuck_since.keys() - stuck.keys():
             del self._stuck_since[what]
         age, what = max(ages)
-        return Sample(time.time(), age, what)
+        return Sample(now, age, what, tuple(Holder(*one) for one in seen["held"]))
 
     def _is_stuck(self, run: dict[str, Any], now: float) -> bool:
         """Whether members have come due, there is room for them, and nobody is about to look."""
