@@ -16,7 +16,7 @@ from tq.child_process import start_child
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
 INTERRUPTED = 130
-SOON_S = 20.0
+SOON_S = 8.0
 # Redis, two schedulers and three workers, each below its supervisor.
 EVERYTHING = 11
 
