@@ -226,11 +226,12 @@ class _Round:
 def _starts(plan: Plan) -> list[float]:
     """When the manual runs are started, in seconds from the round's beginning.
 
-    A worker that has nothing to do takes nothing with it: so a run is started just before one is killed.
+    A worker that has nothing to do takes nothing with it: so runs are started just before one is killed.
+    It is one of three that distributes a run, so there are two of them.
     """
     random = Random(plan.seed)
     kills = [fault.at_s for fault in plan.faults if fault.kind is Kind.KILL and fault.target in WORKERS]
-    starts = [max(0.0, at_s - random.uniform(*BEFORE_KILL_S)) for at_s in kills]
+    starts = [max(0.0, at_s - random.uniform(*BEFORE_KILL_S)) for at_s in kills for _ in range(2)]
     starts += [random.uniform(0, 0.8 * plan.seconds) for _ in range(plan.workload.manual_runs)]
     return starts[: plan.workload.manual_runs]
 

@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tq", "actors", "middleware")
 PAUSE = "__import__('time').sleep(1.0)"
+# Of three workers one distributes, a step in many seconds: the right one is to be killed within a step.
+LONG_PAUSE = "__import__('time').sleep(3.0)"
 
 ENQUEUE = """-- enqueue_taken: put messages into their queues.
 -- ARGV: now, then per message three texts: queue, id, body
@@ -47,7 +49,7 @@ MUTANTS: dict[str, Mutant] = {
                 "        moving = [*arguments[:4], 0, arguments[5], 0, *arguments[7:10]]\n"
                 '        if self._redis.script("fan_out", *moving) in ("moved", "stopped"):\n'
                 "            return None\n"
-                f"        {PAUSE}\n"
+                f"        {LONG_PAUSE}\n"
                 "        arguments[2] = step.reached\n"
                 '        answer = self._redis.script("fan_out", *arguments)\n',
             ),
