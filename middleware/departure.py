@@ -22,6 +22,7 @@ from dramatiq.broker import MessageProxy
 from loguru import logger
 
 from middleware.fairness import FairQueue
+from tq.store.refusals import explained
 
 # What is left to do when no call is under way any more takes less, unless Redis does not answer.
 FAREWELLS_S = 7.0
@@ -63,7 +64,8 @@ class Departure(dramatiq.Middleware):
         try:
             broker.leave()
         except redis.RedisError as error:
-            logger.warning("what was fetched comes back when the process is found dead", reason=str(error))
+            reason = str(explained(error))
+            logger.warning("what was fetched comes back when the process is found dead", reason=reason)
         if cut_off:
             logger.warning("calls cut off; their jobs will be carried out again", jobs=cut_off)
             # Threads that a job's function has started would keep the process from ending.

@@ -24,6 +24,7 @@ from tq.errors import InvalidDefinition, StoreError
 from tq.pipeline.mend import Mender
 from tq.runtime import Runtime
 from tq.store.heartbeats import WORKER, Presence
+from tq.store.refusals import explained
 
 RELEASE_EVERY_S = 0.5
 TICK = "tick"
@@ -190,9 +191,10 @@ class Upkeep(dramatiq.Middleware):
         try:
             step()
         except (StoreError, InvalidDefinition, redis.RedisError) as error:
-            if self._troubles.get(name) != str(error):
-                self._troubles[name] = str(error)
-                logger.error("upkeep failed, trying again", step=name, reason=str(error))
+            reason = str(explained(error) if isinstance(error, redis.RedisError) else error)
+            if self._troubles.get(name) != reason:
+                self._troubles[name] = reason
+                logger.error("upkeep failed, trying again", step=name, reason=reason)
         else:
             if self._troubles.pop(name, None) is not None:
                 logger.info("upkeep works again", step=name)

@@ -31,10 +31,14 @@ def listen(port: int) -> socket.socket:
 
 
 class Server(ABC):
-    """Answers callers. As a context manager it runs in a thread of its own, on a free port."""
+    """Answers callers. As a context manager it runs in a thread of its own, on a free port.
+
+    While it refuses callers then, the port stays its own.
+    """
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
+        self._accepting: asyncio.Server | None = None
 
     @abstractmethod
     def connect(self) -> "Connection":
@@ -45,10 +49,6 @@ class Server(ABC):
         await self.accept(listener)
         await self._answer(until)
 
-    def listen(self) -> socket.socket:
-        """Where callers are expected when no listening socket is handed in."""
-        return listen(0)
-
     async def accept(self, listener: socket.socket) -> None:
         """Takes callers from a listening socket, from now on."""
         loop = asyncio.get_running_loop()
@@ -56,15 +56,26 @@ class Server(ABC):
 
     def refuse(self) -> None:
         """Takes no callers any more, and drops those that there are."""
-        self._accepting.close()
+        if self._accepting is not None:
+            self._accepting.close()
+            self._accepting = None
         for connection in self.connections:
             connection.drop()
 
+    async def accept_again(self) -> None:
+        """Takes callers at its own port, after it has refused them; nothing happens if it takes them already."""
+        if self._accepting is None:
+            listener = _bound_socket(self._port)
+            listener.listen(BACKLOG)
+            await self.accept(listener)
+
     def __enter__(self) -> Self:
-        listener = self.listen()
-        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+        # Bound and never listening: while callers are refused, no other process is given the port.
+        self._place = _bound_socket(0)
+        self._port: int = self._place.getsockname()[1]
+        self.url = f"http://{HOST}:{self._port}"
         self._loop = asyncio.new_event_loop()
-        self._loop.run_until_complete(self.accept(listener))
+        self._loop.run_until_complete(self.accept_again())
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._answer_in_thread, name=type(self).__name__)
         self._thread.start()
@@ -78,6 +89,7 @@ class Server(ABC):
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        self._place.close()
 
     def _answer_in_thread(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -87,6 +99,15 @@ class Server(ABC):
         await until.wait()
         self.refuse()
         await asyncio.sleep(0)  # asyncio tells a connection of its end in the next turn of the loop
+
+
+def _bound_socket(port: int) -> socket.socket:
+    """A socket at a port of loopback that others of this kind may be bound to as well."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((HOST, port))
+    return bound
 
 
 class Connection(asyncio.Protocol, ABC):

@@ -18,7 +18,7 @@ from tests.chaos.evidence import Evidence, Plan
 from tests.chaos.orders import Operator
 from tests.chaos.processes import SHUTDOWN_TIMEOUT_S, Service, end_all
 from tests.chaos.proxy import Proxies
-from tests.chaos.schedule import PROCESSES, WORKERS
+from tests.chaos.schedule import PROCESSES, WORKERS, Kind
 from tests.chaos.timetable import Timetable
 from tests.chaos.watch import MENDABLE_AFTER_S, Watch
 from tests.chaos.whereabouts import whereabouts
@@ -43,6 +43,8 @@ LASTING_PORTS = range(20_000, 32_000)  # Linux takes those of outgoing connectio
 ATTEMPTS = 20
 OVERTIME_S = 60.0  # for a process that is asked to end, or an order that is not accepted
 SETTLED_AGAIN_S = 0.5
+# By then the first jobs of a run are under way, and not yet the last.
+BEFORE_KILL_S = (0.3, 1.0)
 # Whatever Redis has acknowledged is on disk; an event tells of every list that changes.
 REDIS_OPTIONS = (
     *("--appendfsync", "always", "--notify-keyspace-events", "Kl"),
@@ -136,10 +138,10 @@ class _Round:
 
     def break_things(self) -> None:
         """Has every fault happen, and every run be started, each at its moment."""
-        began, random = self._evidence.began, Random(self._plan.seed)
-        for number in range(self._plan.workload.manual_runs):
+        began = self._evidence.began
+        for number, at_s in enumerate(_starts(self._plan)):
             start = partial(self._operator.start_run, MANUAL[number % len(MANUAL)], number)
-            self._timetable.at(began + random.uniform(0, 0.8 * self._plan.seconds), start)
+            self._timetable.at(began + at_s, start)
         for fault in self._plan.faults:
             self._timetable.at(began + fault.at_s, partial(self._breaker.happen, fault))
         end = began + self._plan.seconds
@@ -163,7 +165,7 @@ class _Round:
     def _has_settled(self, quiet: float) -> bool:
         self._note_edits()
         oldest = self._watch.oldest
-        if oldest is None or oldest.at < quiet or oldest.age_s > MENDABLE_AFTER_S:
+        if oldest is None or oldest.at < quiet or oldest.oldest_s > MENDABLE_AFTER_S:
             return False
         try:
             runs = {run.id: run for run in self._runtime.store.runs.latest(limit=MOST_RUNS)}
@@ -211,6 +213,7 @@ class _Round:
         evidence.calls = list(self._endpoint.calls)
         evidence.stored = dict(self._watch.ends)
         evidence.samples = list(self._watch.samples)
+        evidence.mends = list(self._watch.mends)
 
     def close(self) -> None:
         """Leaves nothing running, wherever the round was broken off."""
@@ -218,6 +221,19 @@ class _Round:
         self._watching.close()
         self._commands.stop()
         self._runtime.close()
+
+
+def _starts(plan: Plan) -> list[float]:
+    """When the manual runs are started, in seconds from the round's beginning.
+
+    A worker that has nothing to do takes nothing with it: so runs are started just before one is killed.
+    It is one of three that distributes a run, so there are two of them.
+    """
+    random = Random(plan.seed)
+    kills = [fault.at_s for fault in plan.faults if fault.kind is Kind.KILL and fault.target in WORKERS]
+    starts = [max(0.0, at_s - random.uniform(*BEFORE_KILL_S)) for at_s in kills for _ in range(2)]
+    starts += [random.uniform(0, 0.8 * plan.seconds) for _ in range(plan.workload.manual_runs)]
+    return starts[: plan.workload.manual_runs]
 
 
 def _lasting_port() -> int:

@@ -4,14 +4,11 @@ Instants are in seconds since the epoch, to be compared with what Redis on the s
 """
 
 import asyncio
-import socket
 import time
 import zlib
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
-from tq.http_server import BACKLOG, HOST, Connection, Request, Server
+from tq.http_server import Connection, Request, Server
 
 OK = 200
 # Most calls are short; one in fifty is long enough to be cut off by whatever happens.
@@ -50,23 +47,6 @@ class Endpoint(Server):
         """From now on answers `503`, lets calls `hang`, or `refuse`s callers; with `` all is well again."""
         asyncio.run_coroutine_threadsafe(self._change(how), self._loop).result()
 
-    def __enter__(self) -> Self:
-        # Bound and never listening: while callers are refused, no other process is given the port.
-        self._place = _bound_socket(0)
-        return super().__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._place.close()
-
-    def listen(self) -> socket.socket:
-        """The one place of this endpoint, anew."""
-        listener = _bound_socket(self._place.getsockname()[1])
-        listener.listen(BACKLOG)
-        return listener
-
     def connect(self) -> "_Caller":
         """What answers a new caller."""
         return _Caller(self)
@@ -75,8 +55,8 @@ class Endpoint(Server):
         self.state = how
         if how == "refuse":
             self.refuse()
-        elif not self._accepting.is_serving():
-            await self.accept(self.listen())
+        else:
+            await self.accept_again()
 
 
 class _Caller(Connection):
@@ -122,12 +102,3 @@ def _begun(sent: str) -> float:
     """When a call began: now, or, where we have been slow to look, at the end of the second in which it was sent."""
     now = time.time()
     return min(now, int(sent) + 1.0) if sent.isdecimal() else now
-
-
-def _bound_socket(port: int) -> socket.socket:
-    """A socket at a port of loopback that others of this kind may be bound to as well."""
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind((HOST, port))
-    return bound

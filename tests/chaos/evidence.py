@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.chaos.book import Book
 from tests.chaos.endpoint import Call
 from tests.chaos.schedule import Fault
-from tests.chaos.watch import Sample
+from tests.chaos.watch import Mend, Sample
 from tests.chaos.workload import Workload
 from tq.models import JobResult, Run, RunId, TaskId, UserId
 
@@ -53,6 +53,7 @@ class Evidence:
     calls: list[Call] = field(default_factory=list)
     stored: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # ends, by task and user
     samples: list[Sample] = field(default_factory=list)
+    mends: list[Mend] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     results: dict[tuple[TaskId, UserId], list[JobResult]] = field(default_factory=dict)
     open_jobs: dict[RunId, set[UserId]] = field(default_factory=dict)

@@ -61,9 +61,7 @@ class Service:
 
     def _send(self, number: signal.Signals, pids: Iterable[int]) -> None:
         if self.exit_code is None:  # once it has ended, its id may soon be another process's
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            _send_to(pids, number)
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:
@@ -91,6 +89,22 @@ def end_all(services: Iterable[Service]) -> list[str]:
             problems.append(f"{service.name} ended with code {service.exit_code} after SIGTERM")
         kill_group(service._running)
     return problems
+
+
+def kill_all_below(pid: int) -> None:
+    """Kills all processes below a process, for good."""
+    stopped: set[int] = set()
+    # Whoever is stopped starts nobody anew; until then it may.
+    while running := set(descendants(pid)) - stopped:
+        _send_to(running, signal.SIGSTOP)
+        stopped |= running
+    _send_to(stopped, signal.SIGKILL)
+
+
+def _send_to(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is seen of the system from outside: when ends are stored, and what waits to be mended.
+"""What is seen of the system from outside: when ends are stored, what waits to be mended, and what was.
 
 Both look past the proxies, into Redis itself, and go on when it comes back.
 """
@@ -69,12 +69,34 @@ return cjson.encode(answer)
 """
 
 
+class Holder(NamedTuple):
+    """A process, when it showed last that it lives, and how many messages it has fetched."""
+
+    process: str
+    heard_at: float
+    fetched: int
+
+
 class Sample(NamedTuple):
-    """The age of the oldest thing that somebody should have mended, and what it is."""
+    """The age of the oldest thing that somebody should have mended, and what it is; who holds messages beside it."""
 
     at: float
     age_s: float
     what: str
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def oldest_s(self) -> float:
+        """The age of the oldest thing, if whoever has been silent for a while is dead."""
+        return max([self.age_s, *(self.at - one.heard_at for one in self.holders if one.fetched)])
+
+
+class Mend(NamedTuple):
+    """The system found so many messages lost, or distributions followed by nobody, and set them going again."""
+
+    at: float
+    what: str
+    times: int
 
 
 @dataclass
@@ -86,6 +108,7 @@ class Watch:
     tasks: Sequence[TaskId]
     ends: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     samples: list[Sample] = field(default_factory=list)
+    mends: list[Mend] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     definitions: dict[str, str] = field(default_factory=dict)
     definitions_seen: list[tuple[float, dict[str, str]]] = field(default_factory=list)
@@ -93,6 +116,7 @@ class Watch:
     def __enter__(self) -> Self:
         self._ending = threading.Event()
         self._stuck_since: dict[str, tuple[str, float]] = {}
+        self._mended: dict[str, int] = {}
         self._keys = Keys(self.namespace)
         self._threads = [
             threading.Thread(target=self._again, args=(look,), name=look.__name__)
@@ -157,15 +181,20 @@ class Watch:
             self.definitions_seen.append((time.time(), definitions))
             self.active = {run["run"] for run in seen["runs"]}
             self.samples.append(self._oldest(seen, paused))
+            self._note_mends(
+                {str(what): int(times) for what, times in client.hgetall(keys("mended")).items()}
+            )
+
+    def _note_mends(self, mended: dict[str, int]) -> None:
+        for what, times in mended.items():
+            # A Redis that has lost its last second may have counted less than before.
+            if times > self._mended.get(what, 0):
+                self.mends.append(Mend(time.time(), what, times - self._mended.get(what, 0)))
+        self._mended = mended
 
     def _oldest(self, seen: dict[str, Any], paused: set[str]) -> Sample:
         now = seen["now"]
         ages = [(0.0, "nothing")]
-        ages += [
-            (now - alive, f"{fetched} messages in the hands of {process}, not heard of for so long")
-            for process, alive, fetched in seen["held"]
-            if fetched
-        ]
         if earliest := seen.get("earliest"):
             entry, due = earliest
             ages.append((now - due, f"agenda entry {entry} overdue"))
@@ -193,7 +222,7 @@ class Watch:
         for what in self._stuck_since.keys() - stuck.keys():
             del self._stuck_since[what]
         age, what = max(ages)
-        return Sample(time.time(), age, what)
+        return Sample(now, age, what, tuple(Holder(*one) for one in seen["held"]))
 
     def _is_stuck(self, run: dict[str, Any], now: float) -> bool:
         """Whether members have come due, there is room for them, and nobody is about to look."""

@@ -35,8 +35,12 @@ def _line(store: Store, namespace: str, run: Run, user: UserId) -> str:
     for queue in sorted(JOB_QUEUES):
         if redis.call("HEXISTS", f"{prefix}:{queue}.msgs", message):
             where.append(f"body in {queue}")
-        if redis.call("LPOS", f"{prefix}:{queue}", message) is not None:
-            where.append(f"queued in {queue}")
+        ahead = redis.call("LPOS", f"{prefix}:{queue}", message)
+        if ahead is not None:
+            # With many ahead the system is slow; with none, nobody asks.
+            where.append(
+                f"queued in {queue}, {ahead} ahead and {redis.call('LLEN', f'{prefix}:{queue}')} in all"
+            )
         where += [
             f"fetched by {process}"
             for process in _processes(store, prefix)

@@ -1,6 +1,5 @@
 """A primary that is lost, and Sentinel puts its replica into its place: whoever has the Sentinels' URL goes on."""
 
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +13,19 @@ from actors.broker import DEAD_AFTER_MS
 from actors.transport import broker_namespace
 from tests.end_to_end.conftest import System
 from tests.end_to_end.endpoint import Endpoint
+from tests.ports import free_port
+from tests.sentinels import SENTINEL_PASSWORD, SERVICE, sentinel
 from tests.waiting import eventually
-from tq.child_process import kill_group, start_child
+from tq.child_process import kill_group
 from tq.errors import StoreUnavailable
 from tq.models import RunStatus, TaskId, UserId
-from tq.redis_server import HOST, RedisServer, find_server
+from tq.redis_server import HOST, RedisServer
 from tq.runtime import Runtime
 from tq.store.preferences import Enable
 
 DIGEST = TaskId("digest")
 USERS = [f"user-{number:03}" for number in range(300)]
 PASSWORD = "s3cr3t/of:mine"
-SENTINEL_PASSWORD = "s3cr3t-of-sentinel"
-SERVICE = "orders"
 
 
 @dataclass(frozen=True)
@@ -44,49 +43,31 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     login = ("--masterauth", PASSWORD)
     at_once = ("--repl-diskless-sync-delay", "0")
     with RedisServer(tmp_path / "primary", password=PASSWORD, extra=(*login, *at_once)) as primary:
-        port = urlsplit(primary.url).port
+        port = urlsplit(primary.url).port or 0
         follows = ("--replicaof", HOST, str(port), *login)
         with RedisServer(tmp_path / "replica", password=PASSWORD, extra=follows) as replica:
-            with redis.Redis.from_url(replica.url, decode_responses=True) as client:
-                eventually(lambda: client.info("replication")["master_link_status"] == "up")
+            with redis.Redis.from_url(replica.url, decode_responses=True) as follower:
+                eventually(lambda: follower.info("replication")["master_link_status"] == "up")
             sentinel_port = free_port()
-            config = tmp_path / "sentinel.conf"
-            config.write_text(
-                f"port {sentinel_port}\n"
-                f"bind {HOST}\n"
-                f"dir {tmp_path}\n"
-                f"requirepass {SENTINEL_PASSWORD}\n"
-                f"sentinel monitor {SERVICE} {HOST} {port} 1\n"
-                f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
-                f"sentinel down-after-milliseconds {SERVICE} 500\n"
-                f"sentinel failover-timeout {SERVICE} 5000\n"
-            )
-            with (tmp_path / "sentinel.log").open("ab") as log:
-                process = start_child([str(find_server()), str(config), "--sentinel"], output=log)
-            try:
-                with redis.Redis(port=sentinel_port, password=SENTINEL_PASSWORD) as sentinel:
-                    eventually(lambda: knows_a_replica(sentinel), why=(tmp_path / "sentinel.log").read_text())
+            config = [
+                f"port {sentinel_port}",
+                f"sentinel down-after-milliseconds {SERVICE} 500",
+                f"sentinel failover-timeout {SERVICE} 5000",
+            ]
+            with sentinel(tmp_path, port, PASSWORD, config):
+                with redis.Redis(port=sentinel_port, password=SENTINEL_PASSWORD) as client:
+                    eventually(lambda: knows_a_replica(client), why="Sentinel does not see the replica")
                 yield Watched(
                     primary,
                     replica,
                     f"redis+sentinel://:{PASSWORD.replace('/', '%2F')}@{HOST}:1,{HOST}:{sentinel_port}"
                     f"/{SERVICE}/0?sentinel_password={SENTINEL_PASSWORD}",
                 )
-            finally:
-                kill_group(process)
-                process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def knows_a_replica(sentinel: redis.Redis) -> bool:
+def knows_a_replica(client: redis.Redis) -> bool:
     try:
-        return bool(sentinel.execute_command("SENTINEL", "REPLICAS", SERVICE))
+        return bool(client.execute_command("SENTINEL", "REPLICAS", SERVICE))
     except redis.RedisError:
         return False
 

@@ -1,7 +1,5 @@
 """What a user who is paused misses, and that nothing of it is made up for."""
 
-from datetime import datetime
-
 import pytest
 
 from tests.journeys.conftest import Begin
@@ -29,16 +27,6 @@ THROTTLED = ExecutionResult(
 BOTH_SCOPES = pytest.mark.parametrize("task_id", [None, DIGEST], ids=["user", "task of user"])
 
 
-def pause(
-    journey: Journey, user: str = ADA, task_id: TaskId | None = None, *, until: datetime | None = None
-) -> None:
-    journey.runtime.store.user_pauses.pause(UserId(user), task_id, until=until)
-
-
-def resume(journey: Journey, user: str = ADA, task_id: TaskId | None = None) -> None:
-    journey.runtime.store.user_pauses.resume(UserId(user), task_id)
-
-
 def hours_of(journey: Journey, user: str) -> list[int]:
     """The hours of the occurrences for which a user was called."""
     return [job.scheduled_at.hour for job in journey.executor.jobs if job.user_id == user]
@@ -59,9 +47,9 @@ def test_what_falls_due_in_a_users_pause_is_skipped_for_that_user_alone_and_not_
         journey.enable(user, DIGEST)
     journey.until("2026-11-24T09:30")
 
-    pause(journey, ADA, task_id)
+    journey.pause_user(ADA, task_id)
     journey.until("2026-11-24T11:30")
-    resume(journey, ADA, task_id)
+    journey.resume_user(ADA, task_id)
     journey.until("2026-11-24T13:30")
 
     assert hours_of(journey, "ada") == [9, 12, 13]
@@ -82,7 +70,7 @@ def test_a_pause_with_an_end_ends_by_itself(begin: Begin) -> None:
     journey = begin(HOURLY, at="2026-11-24T08:30")
     journey.enable("ada", DIGEST)
 
-    pause(journey, until=utc("2026-11-24T10:30"))
+    journey.pause_user(ADA, until=utc("2026-11-24T10:30"))
     journey.until("2026-11-24T12:30")
 
     assert hours_of(journey, "ada") == [11, 12]
@@ -93,7 +81,7 @@ def test_the_pause_of_one_task_keeps_a_user_from_no_other(begin: Begin) -> None:
     journey.enable("ada", DIGEST)
     journey.enable("ada", SYNC)
 
-    pause(journey, ADA, DIGEST)
+    journey.pause_user(ADA, DIGEST)
     journey.until("2026-11-24T09:30")
 
     assert [job.task_id for job in journey.executor.jobs] == [SYNC]
@@ -110,7 +98,7 @@ def test_who_is_paused_in_mid_run_before_being_reached_is_skipped_and_after_it_h
     served = set(journey.executor.users)
 
     for user in users[:30]:
-        pause(journey, user)
+        journey.pause_user(user)
     journey.until("2026-11-24T09:12")
 
     paused = set(users[:30]) - served
@@ -130,9 +118,9 @@ def test_who_is_paused_in_mid_retry_is_called_no_more(
     journey.enable("ada", DIGEST)
     journey.until("2026-11-24T09:00")
 
-    pause(journey, ADA, task_id)
+    journey.pause_user(ADA, task_id)
     journey.until("2026-11-24T09:30")
-    resume(journey, ADA, task_id)
+    journey.resume_user(ADA, task_id)
     journey.until("2026-11-24T10:30")
 
     assert len(journey.executor.jobs) == 1
@@ -144,7 +132,7 @@ def test_who_is_paused_in_mid_retry_is_called_no_more(
 
 def test_a_call_that_is_under_way_when_its_user_is_paused_is_accounted_for_once(begin: Begin) -> None:
     def answer(_job: Job) -> ExecutionResult:
-        pause(journey)
+        journey.pause_user(ADA)
         return ExecutionResult.success()
 
     journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=FakeExecutor(answer))
@@ -161,7 +149,7 @@ def test_a_run_on_request_skips_who_is_paused_for_it_passes_each_user_once(begin
     journey = begin(make_task(), at="2026-11-24T15:00")
     for user in ("ada", "bob"):
         journey.enable(user, DIGEST)
-    pause(journey)
+    journey.pause_user(ADA)
 
     everybody = journey.trigger(DIGEST)
     named = journey.trigger(DIGEST, ["ada"])
@@ -175,7 +163,7 @@ def test_who_moves_or_is_disabled_and_enabled_stays_paused_until_resumed(begin: 
     task = make_task(interval=Interval.daily(at="09:00", timezone="user"), window=0)
     journey = begin(task, at="2026-11-24T07:30")
     journey.enable("ada", DIGEST, timezone="Europe/Berlin")
-    pause(journey)
+    journey.pause_user(ADA)
 
     journey.relocate("ada", "Europe/London")
     journey.until("2026-11-24T09:10")
@@ -183,7 +171,7 @@ def test_who_moves_or_is_disabled_and_enabled_stays_paused_until_resumed(begin: 
     journey.enable("ada", DIGEST, interval=Interval.hourly())
     journey.until("2026-11-24T10:10")
     in_the_pause = list(journey.executor.jobs)
-    resume(journey)
+    journey.resume_user(ADA)
     journey.until("2026-11-24T11:10")
 
     assert in_the_pause == []
@@ -194,8 +182,8 @@ def test_who_moves_or_is_disabled_and_enabled_stays_paused_until_resumed(begin: 
 def test_who_is_deleted_in_a_pause_and_comes_back_is_not_paused(begin: Begin) -> None:
     journey = begin(HOURLY, at="2026-11-24T08:30")
     journey.enable("ada", DIGEST)
-    pause(journey)
-    pause(journey, ADA, DIGEST)
+    journey.pause_user(ADA)
+    journey.pause_user(ADA, DIGEST)
 
     journey.runtime.store.preferences.forget(ADA)
     journey.enable("ada", DIGEST)

@@ -25,6 +25,7 @@ WAY_S = 0.0005  # from a process to Redis, and back
 EVENT_S = 0.002
 # Nothing that a process does at one instant takes this many turns.
 BUSY = 10_000
+ROUNDING_S = 1e-6
 
 _namespaces = count(1)
 
@@ -330,7 +331,8 @@ class Process:
         wake_at = self.agent.exchange_at(self.local)
         if sum(self.calling.values()) < self.threads:
             wake_at = min(wake_at, self.agent.slot_after(self.local))
-        wake_at = max(wake_at - self.offset, self.fleet.now)
+        # What is not due yet by this process' clock is later by the fleet's, too, however the two are rounded.
+        wake_at = max(wake_at - self.offset, self.fleet.now + (ROUNDING_S if wake_at > self.local else 0.0))
         if wake_at < self._alarm:
             self._alarm = wake_at
             self.fleet.timeline.at(wake_at, partial(self._wake, wake_at))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.limiter.fleet import adaptive
-from tq.limiter.agent import Agent, Slot
+from tq.limiter.agent import BREATH_S, Agent, Slot
 from tq.limits import EVERY_TASK, Kind, Limit, Signal
 from tq.models import TaskId
 from tq.store.limits import Answer, Grant, Report, Request, Scope, State
@@ -96,6 +96,24 @@ def test_slots_are_asked_for_at_once_and_no_more_than_threads_can_use(jobs: int,
 
     assert [(found.task, found.slots, found.waiting) for found in request.tasks] == [(A, asked_for, jobs)]
     assert request.slots == 16
+
+
+def test_who_has_more_slots_due_than_it_comes_to_use_asks_for_no_more() -> None:
+    agent = in_hand(*[0.0] * 32, agent=an_agent(threads=256, jobs=100))
+    assert agent.exchange_at(START + 0.01) > START + 1
+
+    for _ in range(16):
+        taken(agent, START + 0.01)
+
+    assert ask(agent, START + 0.01).tasks[0].slots == 16
+
+
+def test_who_is_served_at_once_takes_a_breath_between_two_questions() -> None:
+    agent = in_hand(0.0, jobs=2)
+
+    taken(agent, START)
+
+    assert agent.exchange_at(START) == START + BREATH_S
 
 
 def test_there_is_never_a_second_exchange_before_the_first_has_ended() -> None:

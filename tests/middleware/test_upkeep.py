@@ -3,18 +3,28 @@
 import signal
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dramatiq
+import pytest
 from dramatiq.brokers.stub import StubBroker
 from loguru import logger
 
+from actors.broker import make_broker
 from actors.transport import make_transport
+from middleware import upkeep
 from middleware.upkeep import Upkeep
+from tests.bad_days import administrator, full
 from tests.waiting import eventually
 from tq.models import RunId
 from tq.redis_server import RedisServer
 from tq.runtime import Runtime
 from tq.settings import Settings
+
+if TYPE_CHECKING:
+    import loguru
 
 DOOMED = """
 import time
@@ -80,3 +90,33 @@ def test_what_comes_due_is_released_and_trouble_with_redis_is_told_once(
     logger.remove(sink)
 
     assert told.count("upkeep failed, trying again") == 1
+
+
+def test_what_redis_says_to_a_recovery_is_told_with_a_remedy(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, object, str]] = []
+
+    def hear(message: "loguru.Message") -> None:
+        fields = message.record["extra"]
+        told.append((message.record["message"], fields.get("step"), str(fields.get("reason"))))
+
+    sink = logger.add(hear, level="INFO")
+    monkeypatch.setattr(upkeep, "LOOK_EVERY", timedelta(milliseconds=100))
+    with RedisServer(tmp_path / "redis", persist=False) as server, administrator(server.url) as admin:
+        own = settings.model_copy(update={"redis_url": server.url, "broker": "redis"})
+        own.tasks_file.write_text("tasks: []")
+        runtime = Runtime(own, make_transport(own))
+        broker = make_broker(own, [Upkeep(runtime)], runtime.store.agenda)
+        worker = dramatiq.Worker(broker, worker_threads=1)
+        worker.start()
+
+        with full(admin):
+            eventually(lambda: any(step == "recovery" for _, step, _ in told))
+        eventually(lambda: any((what, step) == ("upkeep works again", "recovery") for what, step, _ in told))
+        worker.stop()
+        broker.close()
+    logger.remove(sink)
+
+    reasons = [reason for _, step, reason in told if step == "recovery"]
+    assert reasons[0].startswith("Redis is full (maxmemory) and takes nothing new; raise its maxmemory")

@@ -2,7 +2,6 @@
 by itself as soon as the state ends.
 """
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +22,7 @@ from tests.bad_days import (
     without_replicas,
 )
 from tests.chaos.proxy import Proxies
+from tests.ports import free_port
 from tests.waiting import eventually
 from tq.errors import StoreRefused, StoreUnavailable
 from tq.limits import KINDS, Limit
@@ -78,23 +78,8 @@ def admin(server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-@pytest.fixture
-def own_store(server: RedisServer) -> Iterator[Store]:
-    """A store in that Redis."""
-    store = open_store(server.url)
-    yield store
-    store.close()
-
-
 def port_of(server: RedisServer) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def all_of(store: Store) -> dict[str, object]:

@@ -40,14 +40,6 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def own_store(server: RedisServer) -> Iterator[Store]:
-    """A store in that Redis."""
-    store = open_store(server.url)
-    yield store
-    store.close()
-
-
 def place_of(server: RedisServer) -> str:
     """The address without what nobody may see."""
     return re.sub(r"//.*@", "//:***@", server.url)

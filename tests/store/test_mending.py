@@ -67,7 +67,7 @@ def test_a_job_whose_message_is_nowhere_gets_one_again(store: Store) -> None:
     assert restored == 1
     first, second = jobs_sent(store)
     assert second.to_wire() == first.to_wire() == job.to_wire()
-    assert store.mending.counts() == {"messages": 1}
+    assert store.vitals.signs().mended == {"messages": 1}
 
 
 def test_a_job_whose_message_waits_or_is_worked_on_is_left_alone(store: Store) -> None:
@@ -131,7 +131,7 @@ def test_a_run_that_nothing_calls_for_is_called_for_again(store: Store) -> None:
     assert store.mending.follow(run_id)
 
     assert agenda_entries(store) == {f"d|{run_id}": to_ms(NOW)}
-    assert store.mending.counts() == {"distributions": 1}
+    assert store.vitals.signs().mended == {"distributions": 1}
     assert store.agenda.release_due() == 1
 
 

@@ -72,11 +72,6 @@ class Mending:
                 restored += int(self._redis.script("restore", *arguments))
         return restored
 
-    def counts(self) -> dict[str, int]:
-        """How often what was found stalled or lost."""
-        found = self._redis.call("HGETALL", self._keys("mended"))
-        return {what: int(times) for what, times in found.items()}
-
 
 def _envelope(run: Run, user_id: UserId, state: str) -> Envelope:
     attempt, spent, share, after, parameters = state.split("|", 4)

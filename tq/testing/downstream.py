@@ -13,17 +13,15 @@ it was answered. Instants are those of `time.monotonic()` in this process.
 
 import asyncio
 import math
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from tq.errors import InvalidInput
-from tq.http_server import BACKLOG, HOST, Connection, Request, Server
+from tq.http_server import Connection, Request, Server
 
 OK = 200
 THROTTLED = 429
@@ -151,27 +149,10 @@ class Downstream(Server):
             change.result()
 
     def __enter__(self) -> Self:
-        # Bound and never listening: while callers are refused, no other process is given the port.
-        self._place = _bound_socket(0)
         self._host = Host(self._first, time.monotonic())
         super().__enter__()
         self.behave(self._first)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._place.close()
-
-    def listen(self) -> socket.socket:
-        """The one place of this endpoint, anew."""
-        listener = _bound_socket(self._place.getsockname()[1])
-        listener.listen(BACKLOG)
-        return listener
 
     def connect(self) -> "_Connection":
         """What answers a new caller."""
@@ -182,8 +163,8 @@ class Downstream(Server):
         self._host.behave(behaviour, time.monotonic())
         if behaviour.state is State.DOWN:
             self.refuse()
-        elif not self._accepting.is_serving():
-            await self.accept(self.listen())
+        else:
+            await self.accept_again()
 
 
 class Answer(NamedTuple):
@@ -294,12 +275,3 @@ class _Connection(Connection):
     def _note_end(self, status: int) -> None:
         task, user, attempt, begun, _, _ = self._calls[self._number]
         self._calls[self._number] = Call(task, user, attempt, begun, time.monotonic(), status)
-
-
-def _bound_socket(port: int) -> socket.socket:
-    """A socket at a port of loopback that others of this kind may be bound to as well."""
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind((HOST, port))
-    return bound
