@@ -1,0 +1,114 @@
+"""Threads, the queue and the bookkeeper together: every job is handed out once, and its end is stored."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import dramatiq
+import pytest
+from dramatiq.broker import MessageProxy
+from dramatiq.worker import _WorkQueueItem
+
+from middleware.fairness import FairQueue
+from tests.store import distribute, end_of, fresh_store, hold, jobs_sent, names, running
+from tests.waiting import eventually
+from tq.bookkeeper import Bookkeeper
+from tq.limiter import Limiter
+from tq.limits import Limit
+from tq.models import SUSPECTS, Envelope, RunId
+from tq.models.rates import Strategy
+from tq.redis_server import RedisServer
+from tq.store import Store
+
+HOLDER = "process-1"
+UNLIMITED = Limit(Strategy.ADAPTIVE, 1000.0, 1000.0, 1000.0)
+
+
+class Workshop:
+    """Threads that work jobs, as a worker process has them; the limiter limits nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        limiter = Limiter(store.limits, UNLIMITED, lambda _job: (UNLIMITED, 1), process="test")
+        self.bookkeeper = Bookkeeper(store.ledger, limiter)
+        self.queue = FairQueue(limiter, self.bookkeeper)
+        self.worked: list[str] = []
+        self.beside_suspects: set[str] = set()
+        self._at_work: set[str] = set()
+        self._over = threading.Event()
+
+    @contextmanager
+    def at_work(self, threads: int) -> Iterator[None]:
+        """Has so many threads work."""
+        self.bookkeeper.start(self.queue, on_settled=lambda _jobs: None)
+        crew = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in crew:
+            thread.start()
+        yield
+        self._over.set()
+        self.queue.close()
+        for thread in crew:
+            thread.join(timeout=10)
+        self.bookkeeper.stop()
+
+    def put(self, jobs: list[Envelope], *, queue_name: str = "normal") -> None:
+        """Has jobs wait that the process has fetched."""
+        hold(self.store, HOLDER, *jobs)
+        for job in jobs:
+            message = MessageProxy(dramatiq.Message(queue_name, "execute", (job,), {}, {}))
+            self.queue.put(_WorkQueueItem(0, message))
+
+    def _work(self) -> None:
+        while not self._over.is_set():
+            with suppress(queue.Empty):
+                message = self.queue.get(timeout=0.1).message
+                job = message.args[0]
+                self._at_work.add(job.user_id)
+                if job.is_suspect:
+                    self.beside_suspects |= self._at_work - {job.user_id}
+                self.worked.append(job.user_id)
+                self._at_work.discard(job.user_id)
+                assert self.bookkeeper.record(end_of(job))
+                self.queue.worked(message)
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[Store]:
+    with fresh_store(redis_server.url) as store:
+        yield store
+
+
+def jobs_of(store: Store, users: int) -> tuple[RunId, list[Envelope]]:
+    """The jobs of a run."""
+    run_id = running(store, names(users))
+    distribute(store, run_id)
+    return run_id, jobs_sent(store)
+
+
+@pytest.mark.parametrize("threads", [1, 4, 40])
+def test_every_job_is_worked_once_and_counted_whatever_the_number_of_threads(
+    store: Store, threads: int
+) -> None:
+    run_id, jobs = jobs_of(store, 300)
+    shop = Workshop(store)
+
+    with shop.at_work(threads):
+        shop.put(jobs)
+        eventually(lambda: store.runs.get(run_id).counts.success == 300)
+
+    assert sorted(shop.worked) == names(300)
+
+
+def test_suspects_among_many_are_worked_beside_nobody(store: Store) -> None:
+    run_id, jobs = jobs_of(store, 60)
+    shop = Workshop(store)
+
+    with shop.at_work(8):
+        shop.put(jobs[:20])
+        shop.put(jobs[20:25], queue_name=SUSPECTS)
+        shop.put(jobs[25:])
+        eventually(lambda: store.runs.get(run_id).counts.success == 60)
+
+    assert sorted(shop.worked) == names(60)
+    assert shop.beside_suspects == set()
