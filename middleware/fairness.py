@@ -10,6 +10,7 @@ back again and again, and take its neighbours with it). If such a suspect kills 
 and the ledger, which counts suspects as they begin, knows whom to blame. Between two of them others get their turn.
 """
 
+import math
 import queue
 import random
 import threading
@@ -23,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import dramatiq
 from dramatiq.broker import MessageProxy
 
-from tq.bookkeeper import Bookkeeper
+from tq.bookkeeper import GATHER_S, Bookkeeper
 from tq.lanes import Lanes
 from tq.limiter import Limiter
 from tq.models import SUSPECTS, Envelope, TaskId
@@ -33,7 +34,14 @@ LEAST_PREFETCH = 64
 # What would wait here for longer goes back, and makes room for what need not.
 HOLD_S = 10.0
 # So many jobs are begun ahead of their threads. Each of them is a suspect if the process dies.
-MOST_AHEAD = 32
+MOST_AHEAD = 64
+# So much of the difference a job that takes longer than the quickest counts for.
+QUICKEST_DRIFT = 0.05
+# One of several threads rests if the others can do so many times what is ready.
+MOST_SPARE = 2
+# Jobs that are ready may be so many times as many as are taken within a few milliseconds.
+MOST_LEFT = 5
+FEW_THREADS = 2
 # A suspect that has no slot for so long lets others pass.
 DRAIN_FOR_S = 1.0
 
@@ -110,7 +118,11 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._threads = threading.Condition(limiter.lock)  # that wait for something to do
         self._is_closed = False
         self._idle = 0
-        self._unprompted = 0  # takes, since jobs were handed out, by threads that had not to be woken
+        self._taken = 0  # jobs, since some were begun
+        self._busy = 0  # threads
+        self._quickest_s = 0.0  # how long a job takes a thread
+        self._own = threading.local()
+        self._taken_of_late, self._judged_at = 0, 0.0
 
     def qsize(self) -> int:
         """How many items wait."""
@@ -137,7 +149,7 @@ class FairQueue(queue.PriorityQueue[Any]):
                 self._lanes.put(item, lane=item.message.queue_name, task=envelope.task_id)
             limiter.wait(envelope, limit, weight)
             limiter.pass_on()
-            if self._idle and not self._ready:
+            if self._idle:
                 self._bookkeeper.hurry()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -151,7 +163,7 @@ class FairQueue(queue.PriorityQueue[Any]):
             if not block:
                 return self._take_any()
             until = time.monotonic() + (float("inf") if timeout is None else timeout)
-            is_prompted = False  # by being woken
+            self._note_return()
             while True:
                 try:
                     item = self._take()
@@ -159,10 +171,12 @@ class FairQueue(queue.PriorityQueue[Any]):
                     left = until - time.monotonic()
                     if left <= 0 and not self._may_oversleep:
                         raise queue.Empty from None
-                    is_prompted = True
                     self._rest(left)
                 else:
-                    self._unprompted += not is_prompted
+                    self._taken += 1
+                    self._own.since = time.monotonic()
+                    self._busy += 1
+                    self._taken_of_late += 1
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
                     return item
@@ -232,22 +246,15 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def hand_out(self, jobs: Sequence[Envelope]) -> None:
         """These may begin."""
-        for job in jobs:
-            item = self._under_way.get(id(job))
-            if item is not None:
-                self._ready.append(item)
-        self.prod()
+        left = len(self._ready)
+        self._ready += [self._under_way[id(job)] for job in jobs if id(job) in self._under_way]
+        self._rouse(left)
 
     def prod(self) -> bool:
-        """Wakes threads for jobs that nobody comes for; whether some are left, to be looked after again soon.
-
-        Threads that are at work come by themselves when they are done. To wake others for what those will
-        take would only have all of them get into each other's way.
-        """
+        """Wakes threads for jobs that nobody comes for; whether some are left, to be looked after again soon."""
         if not self._ready or not self._idle:
             return False
-        self._wake(len(self._ready) - 2 * self._unprompted)
-        self._unprompted = 0
+        self._rouse(len(self._ready))
         return True
 
     def settled(self, jobs: Sequence[Envelope]) -> None:
@@ -263,7 +270,8 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _take_others(self) -> list[Envelope]:
         jobs: list[Envelope] = []
-        ahead = max(2 * self._unprompted, min(self._idle, MOST_AHEAD)) - len(self._ready)
+        ahead = max(3 * self._taken, min(self._idle, MOST_AHEAD)) - len(self._ready)
+        self._taken = 0
         with suppress(IndexError):
             while len(jobs) < min(ahead, MOST_AHEAD):
                 jobs.append(self._begin(self._lanes.take_job(self._may_begin)))
@@ -308,6 +316,8 @@ class FairQueue(queue.PriorityQueue[Any]):
         if self._lanes.has_urgent:
             return self._lanes.take()
         if self._bookkeeper.is_running:
+            if self._is_crowded:
+                raise IndexError
             return self._ready.popleft()
         item = self._suspects.popleft() if self._suspects else self._lanes.take_job(self._may_begin)
         if self._limiter.is_running:
@@ -348,12 +358,50 @@ class FairQueue(queue.PriorityQueue[Any]):
         """Whether a thread is woken for all that it has to know; hundreds that looked every second would cost more."""
         return self._bookkeeper.is_running and not self._is_closed
 
+    def _rouse(self, left: int) -> None:
+        """Wakes as many threads as the jobs that are ready need, of which so many have been for a while.
+
+        Threads that are at work come by themselves when they are done. To wake others for what these will
+        take would only have all of them get into each other's way.
+        """
+        needed = math.ceil((len(self._ready) - self._busy * self._in_time) / max(self._in_time, 1.0))
+        now = time.monotonic()
+        if now - self._judged_at >= GATHER_S:
+            # If not all are as quick as that, some are left, and few threads come.
+            needed = max(needed, left - MOST_LEFT * self._taken_of_late)
+            self._judged_at, self._taken_of_late = now, 0
+        self._wake(needed)
+
+    @property
+    def _in_time(self) -> float:
+        """How many quick jobs a thread works before more are handed out."""
+        return GATHER_S / max(self._quickest_s, 1e-6)
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether those who are at work can do all that is ready by themselves."""
+        return self._busy >= FEW_THREADS and self._busy * self._in_time > MOST_SPARE * len(self._ready)
+
+    def _note_return(self) -> None:
+        """A thread is done with what it had, or comes for the first time."""
+        since = getattr(self._own, "since", None)
+        if since is not None:
+            took_s = time.monotonic() - since
+            self._own.since = None
+            # Where many are at work, they may only have waited for each other.
+            if took_s < self._quickest_s or self._busy <= FEW_THREADS:
+                self._quickest_s = min(
+                    took_s, self._quickest_s + (took_s - self._quickest_s) * QUICKEST_DRIFT
+                )
+            self._busy -= 1
+
     def _rest(self, seconds: float) -> None:
         """Waits until there may be something to do."""
         if not self._bookkeeper.is_running:
             self._limiter.sleep(seconds)
             return
         self._idle += 1
+        self._bookkeeper.hurry()
         try:
             self._threads.wait(None if self._may_oversleep else seconds)
         finally:

@@ -70,6 +70,7 @@ class Bookkeeper:
         self._thread: threading.Thread | None = None
         self._is_closing = False  # nothing begins any more
         self._is_ending = False
+        self._is_gathering = False
         self._pause_s = FIRST_PAUSE_S  # after which Redis is asked again
 
     # Life
@@ -129,8 +130,9 @@ class Bookkeeper:
             return True
 
     def hurry(self) -> None:
-        """A thread waits, and a job for it: no time to gather. Whoever calls this holds the lock."""
-        self._gathering.notify()
+        """A thread waits, or a job for it: no time to gather, if both do. Whoever calls this holds the lock."""
+        if self._is_gathering:
+            self._gathering.notify()
 
     # The thread that writes
 
@@ -187,4 +189,6 @@ class Bookkeeper:
             left = until - time.monotonic()
             if left <= 0:
                 break
+            self._is_gathering = True
             self._gathering.wait(left)
+            self._is_gathering = False

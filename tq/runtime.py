@@ -80,6 +80,7 @@ class Runtime:
         self.stopping = threading.Event()
         self.jitter = jitter or random.Random()
         self.observers: list[Observer] = []
+        self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
         self._registry = registry
         self._executors = executors
 
@@ -135,7 +136,11 @@ class Runtime:
         except (StoreError, TaskNotFound, InvalidDefinition):
             # Its work will say what is wrong; until then it counts like any other.
             return limit_everything(self.settings), WEIGHTS[Priority.NORMAL]
-        return limit_of(task, self.settings), WEIGHTS[task.priority]
+        known = self._limits.get(id(task))
+        if known is None or known[0] is not task:
+            # Asked for several times in each job's life.
+            known = self._limits[id(task)] = (task, limit_of(task, self.settings), WEIGHTS[task.priority])
+        return known[1:]
 
     def close(self) -> None:
         """Ends what was opened."""

@@ -322,6 +322,10 @@ class Agent:
             at = min(at, self._exchanged_at + KEEP_ALIVE_S)
         return max(at, self._again_at)
 
+    def is_busy(self, now: float) -> bool:
+        """Whether calls follow each other faster than questions do."""
+        return self._pace_now(now) * BREATH_S > 1
+
     def request(self, now: float) -> Request | None:
         """What to tell and ask now; None if that can wait."""
         if now < self.exchange_at(now):

@@ -17,7 +17,7 @@ from datetime import timedelta
 from loguru import logger
 
 from tq.errors import StoreError
-from tq.limiter.agent import Agent, Slot
+from tq.limiter.agent import BREATH_S, Agent, Slot
 from tq.limits import EVERY_TASK, Kind, Limit, Signal, hold_of, kind_of, signal_of
 from tq.models import Envelope, ExecutionResult, Outcome, TaskId
 from tq.store.limits import Answer, Limits
@@ -267,12 +267,16 @@ class Limiter:
                     # Whoever takes a job wakes the next; but one that waits for another task would not.
                     self.idle.notify(self._idlers if self._entering else 1)
                     slot_at = self.agent.slot_after(now)
-                self._sleeps_until = min(slot_at, self.agent.exchange_at(now), now + LONGEST_SLEEP_S)
+                # While many calls are made, to look every now and then costs less than to look at each of them.
+                longest = BREATH_S if self.agent.is_busy(now) else LONGEST_SLEEP_S
+                self._sleeps_until = min(slot_at, self.agent.exchange_at(now), now + longest)
                 if self._sleeps_until > now:
                     self._work.wait(self._sleeps_until - now)
 
     def _wake_if_due(self, now: float, *, after: float = float("-inf")) -> None:
         """Wakes the limiter's thread if it would sleep through something that falls due after an instant."""
+        if self._sleeps_until <= now + BREATH_S:
+            return
         slot_at = self.agent.slot_after(after) if self._idlers else float("inf")
         if min(slot_at, self.agent.exchange_at(now)) < self._sleeps_until:
             self._sleeps_until = 0.0

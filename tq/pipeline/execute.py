@@ -7,7 +7,6 @@ then the message goes back, to be carried out again under the same key.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -116,7 +115,8 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
         return _ask(runtime, envelope, counts=True)
     if not is_asked_ahead:
         return permission
-    return replace(permission, now=permission.now + timedelta(seconds=time.monotonic() - asked))
+    now = permission.now + timedelta(seconds=time.monotonic() - asked)
+    return Permission(permission.verdict, permission.deadline_at, now)
 
 
 def _ask(runtime: Runtime, envelope: Envelope, *, counts: bool = False) -> Permission:
