@@ -11,7 +11,7 @@ What concerns the messages of one queue in one process stands in `actors/consume
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from importlib.resources import files
@@ -22,6 +22,7 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import MiddlewareError
 from loguru import logger
 
 from actors.consumer import Consumer, as_put_off
@@ -44,6 +45,7 @@ class Broker(RedisBroker):
     """A Redis broker without delay queues, that recovers what dead processes had fetched."""
 
     def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda) -> None:
+        self._listeners: dict[str, list[Callable[..., None]]] = {}
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
             # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
             client=open_client(settings.redis_url, decode_responses=False, retries=0),
@@ -64,6 +66,43 @@ class Broker(RedisBroker):
         self.wake_channel = self._keys("wake")
         self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
         self._leave = self.client.register_script((files("actors") / "leave.lua").read_text())
+
+    def add_middleware(self, middleware: dramatiq.Middleware, **where: Any) -> None:
+        """Adds a middleware."""
+        super().add_middleware(middleware, **where)
+        self._listeners = {}
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Has those hear of a signal who listen to it; Dramatiq calls all, many times for each message.
+
+        Raises:
+            MiddlewareError: whatever stops a message.
+        """
+        for listener in self._listeners_to("before_" + signal):
+            try:
+                listener(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self.logger.critical("middleware failed before %s", signal, exc_info=True)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Likewise, last ones first."""
+        for listener in reversed(self._listeners_to("after_" + signal)):
+            try:
+                listener(self, *args, **kwargs)
+            except Exception:
+                self.logger.critical("middleware failed after %s", signal, exc_info=True)
+
+    def _listeners_to(self, hook: str) -> list[Callable[..., None]]:
+        found = self._listeners.get(hook)
+        if found is None:
+            deaf = getattr(dramatiq.Middleware, hook, None)
+            found = [
+                getattr(each, hook) for each in self.middleware if getattr(type(each), hook, deaf) is not deaf
+            ]
+            self._listeners[hook] = found
+        return found
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
         """What takes messages from a queue; it takes over from the one before it.

@@ -113,7 +113,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._ready: deque[Any] = deque()
         self._under_way: dict[int, Any] = {}  # by the envelope; held, so that no other gets its id
         self._alone: Envelope | None = None  # the suspect that is under way
-        self._is_draining = False  # nothing begins, until a suspect can
+        self._draining_until = 0.0  # nothing begins, so that a suspect can
         self._others_first = False
         self._threads = threading.Condition(limiter.lock)  # that wait for something to do
         self._is_closed = False
@@ -164,14 +164,16 @@ class FairQueue(queue.PriorityQueue[Any]):
                 return self._take_any()
             until = time.monotonic() + (float("inf") if timeout is None else timeout)
             self._note_return()
+            may_rest = True
             while True:
                 try:
-                    item = self._take()
+                    item = self._take(may_rest=may_rest)
                 except IndexError:
                     left = until - time.monotonic()
                     if left <= 0 and not self._may_oversleep:
                         raise queue.Empty from None
                     self._rest(left)
+                    may_rest = False  # whoever was woken is wanted
                 else:
                     self._taken += 1
                     self._own.since = time.monotonic()
@@ -266,6 +268,11 @@ class FairQueue(queue.PriorityQueue[Any]):
         """Whether a thread waits while a job could begin."""
         return bool(self._idle) and not self._ready and self._lanes.has_job(self._may_begin)
 
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a thread waits while a job waits for its slot."""
+        return bool(self._idle) and not self._ready and len(self._lanes) > 0
+
     # Within the lock
 
     def _take_others(self) -> list[Envelope]:
@@ -282,13 +289,14 @@ class FairQueue(queue.PriorityQueue[Any]):
         if not self._suspects:
             return None
         task = self._suspects[0].message.args[0].task_id
+        now = time.monotonic()
         if not self._may_begin(task):
-            is_soon = self._limiter.agent.expected_wait(task, time.monotonic()) < DRAIN_FOR_S
-            self._is_draining = self._is_draining and is_soon
-            return [] if self._is_draining else None
-        self._is_draining = bool(self._under_way)
-        if self._is_draining:
+            return [] if now < self._draining_until else None
+        if self._under_way:
+            # It keeps its right for a while, should its slot go stale meanwhile.
+            self._draining_until = now + DRAIN_FOR_S
             return []
+        self._draining_until = 0.0
         self._alone = self._begin(self._suspects.popleft())
         return [self._alone]
 
@@ -307,7 +315,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         if not self._under_way and (self._suspects or self._others_first):
             self._limiter.pass_on()
 
-    def _take(self) -> Any:
+    def _take(self, *, may_rest: bool) -> Any:
         """What a thread may do now.
 
         Raises:
@@ -316,7 +324,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         if self._lanes.has_urgent:
             return self._lanes.take()
         if self._bookkeeper.is_running:
-            if self._is_crowded:
+            if may_rest and self._is_crowded:
                 raise IndexError
             return self._ready.popleft()
         item = self._suspects.popleft() if self._suspects else self._lanes.take_job(self._may_begin)

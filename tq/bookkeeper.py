@@ -56,6 +56,11 @@ class Waiting(Protocol):
         """Whether a thread waits while a job could begin."""
         ...
 
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a thread waits while a job waits for its slot."""
+        ...
+
 
 class Bookkeeper:
     """Between a process' threads and the ledger. Until it is started, nobody writes but who calls."""
@@ -189,6 +194,9 @@ class Bookkeeper:
             left = until - time.monotonic()
             if left <= 0:
                 break
+            if waiting.is_hungry:
+                self._limiter.sleep(left)  # which hears of slots
+                continue
             self._is_gathering = True
             self._gathering.wait(left)
             self._is_gathering = False

@@ -108,6 +108,17 @@ def test_who_has_more_slots_due_than_it_comes_to_use_asks_for_no_more() -> None:
     assert ask(agent, START + 0.01).tasks[0].slots == 16
 
 
+def test_slots_for_jobs_that_have_gone_keep_nobody_from_asking_for_others() -> None:
+    agent = an_agent(threads=16, jobs=32)
+    request = ask(agent, START)
+    agent.leave(A, jobs=32)
+    agent.accept(request, answer_to(request, *[0.0] * 32), START)
+
+    agent.wait(B, LIMIT, jobs=4)
+
+    assert ask(agent, START + 1).tasks[-1].slots == 4
+
+
 def test_who_is_served_at_once_takes_a_breath_between_two_questions() -> None:
     agent = in_hand(0.0, jobs=2)
 

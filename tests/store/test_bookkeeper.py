@@ -26,7 +26,7 @@ class Waiting:
         self.next: list[Envelope] = []
         self.handed_out: list[Envelope] = []
         self.ended: list[Envelope] = []
-        self.is_starving = False
+        self.is_starving = self.is_hungry = False
 
     def take_next(self) -> list[Envelope]:
         """All of them."""

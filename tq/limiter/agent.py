@@ -102,8 +102,8 @@ class _Line:
         self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
 
     def due(self, now: float) -> int:
-        """How many slots are due and have not been used."""
-        return len(self.slots) if self.latest_due <= now else sum(slot.due <= now for slot in self.slots)
+        """How many slots could be used at once."""
+        return sum(now - STALE_S <= slot.due <= now for slot in self.slots)
 
     def add(self, slot: Slot) -> None:
         self.slots.append(slot)
@@ -460,6 +460,8 @@ class Agent:
     def _free(self, now: float) -> int:
         """Slots that this process could use beyond those in hand."""
         pace = self._pace_now(now)
+        for line in self._lines.values():
+            self._due_slot(line, now)  # lets go of stale ones, also where no job waits any more
         # Where it has more of them due than it comes to use, they would only go stale.
         due, most = sum(line.due(now) for line in self._lines.values()), max(MOST_DUE, round(pace * STALE_S))
         if due > most // 2:
