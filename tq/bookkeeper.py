@@ -22,8 +22,10 @@ from tq.limiter import Limiter
 from tq.models import Envelope
 from tq.store.ledger import End, Ledger, Permission, Retry
 
-# An end waits no longer for others; some ends share a round trip when there are hundreds a second.
+# Ends wait for others for so long, and a little longer where there are hundreds a second.
 GATHER_S = 0.005
+LONG_GATHER_S = 0.01
+MANY = 8
 MOST_IN_GROUP = 128  # a script of a few milliseconds
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -175,7 +177,7 @@ class Bookkeeper:
                 waiting.hand_out(jobs)
                 jobs = []
                 on_settled(ended)
-                self._gather(waiting, asked + GATHER_S)
+                self._gather(waiting, asked + (LONG_GATHER_S if len(endings) >= MANY else GATHER_S))
 
     def _written(self, endings: Sequence[End | Retry], jobs: Sequence[Envelope]) -> list[Permission] | None:
         """What the ledger says of the jobs, once it has the endings; None if it did not take them."""

@@ -119,12 +119,19 @@ def test_slots_for_jobs_that_have_gone_keep_nobody_from_asking_for_others() -> N
     assert ask(agent, START + 1).tasks[-1].slots == 4
 
 
-def test_who_is_served_at_once_takes_a_breath_between_two_questions() -> None:
-    agent = in_hand(0.0, jobs=2)
-
-    taken(agent, START)
+def test_who_calls_by_the_hundred_a_second_takes_a_breath_between_two_questions() -> None:
+    agent = in_hand(*[0.0] * 500, agent=an_agent(threads=1000, jobs=501))
+    for _ in range(500):
+        taken(agent, START)
 
     assert agent.exchange_at(START) == START + BREATH_S
+
+
+def test_who_calls_now_and_then_asks_when_there_is_a_job() -> None:
+    agent = in_hand(0.0, jobs=2)
+    taken(agent, START)
+
+    assert agent.exchange_at(START) <= START
 
 
 def test_there_is_never_a_second_exchange_before_the_first_has_ended() -> None:

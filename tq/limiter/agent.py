@@ -20,9 +20,8 @@ from tq.store.limits import Answer, Ask, Report, Request, State
 LINGER_S = 0.25
 FLUSH_S = 0.75  # outcomes wait for so long for an exchange that would take them along
 URGENT_EVERY_S = 0.1
-BREATH_S = (
-    0.005  # between exchanges, where slots are due as soon as they are asked for: jobs come by the dozen
-)
+BREATH_S = 0.01  # between the exchanges of a process that makes calls by the hundred a second
+FEW_CALLS = 4
 FAILURES_TO_TELL = 5  # in a row; then it is time that all others know
 KEEP_ALIVE_S = 5.0
 # A slot that nobody could use in time is let go: used late, it would come on top of later ones. What
@@ -312,7 +311,9 @@ class Agent:
         hungry = [line.ask_at for line in self._lines.values() if line.unserved > 0]
         # Threads that are busy need no slots; the first one to be free brings the question up again.
         if hungry and self._free(now) > 0:
-            at = max(min(hungry), self._last_due + self._linger, self._exchanged_at + BREATH_S)
+            at = max(min(hungry), self._last_due + self._linger)
+            # Where slots are due as soon as they are asked for, nothing else would keep questions apart.
+            at = max(at, self._exchanged_at + BREATH_S) if self.is_busy(now) else at
         if self._urgent or any(line.owes for line in self._lines.values()):
             at = min(at, self._told_at + URGENT_EVERY_S)
         # If a question is due soon after, outcomes go with it.
@@ -323,8 +324,8 @@ class Agent:
         return max(at, self._again_at)
 
     def is_busy(self, now: float) -> bool:
-        """Whether calls follow each other faster than questions do."""
-        return self._pace_now(now) * BREATH_S > 1
+        """Whether several calls begin in the time between two questions."""
+        return self._pace_now(now) * BREATH_S > FEW_CALLS
 
     def request(self, now: float) -> Request | None:
         """What to tell and ask now; None if that can wait."""
