@@ -8,7 +8,7 @@ from tq.redis_server import RedisServer
 from tq.store import Store
 
 # A fault that takes more random lives than this to be seen might as well not be looked for.
-MOST_LIVES = 40
+MOST_LIVES = 120
 CLAMP = "s.rate = math.max(limit.floor, math.min(limit.ceiling, s.rate))"
 INSTANT = "local at, gap = free_instant(earliest(s))"
 PAUSED = "a.paused = everything_paused or pause_of(a.task)"
