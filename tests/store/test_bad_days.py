@@ -34,6 +34,7 @@ from tq.store.heartbeats import WORKER, Presence
 from tq.store.keys import DATA_VERSION
 from tq.store.ledger import Retry
 from tq.store.limits import Ask, Request
+from tq.store.planning import Move
 from tq.store.preferences import Disable, Relocate
 
 from . import (
@@ -138,7 +139,7 @@ def work_of(store: Store) -> Work:
         "enable": lambda: enable(store, ["new"], parameters={"a": 1}),
         "relocate": lambda: change([Relocate(UserId("eve"), "Asia/Tokyo")]),
         "tick": store.planning.look,
-        "move on": lambda: store.planning.move_on(due, store.clock.now() + HOUR),
+        "move on": lambda: store.planning.move_on([Move(due, store.clock.now() + HOUR)]),
         "claim": lambda: claim(store, share_of(), run_id=RunId("email_digest~m2"), kind=RunKind.MANUAL),
         "ask for": lambda: store.planning.ask_for(RunId("r"), DIGEST, [UserId("ada")], keep=HOUR),
         "distribute": lambda: distribute(store, asked),
@@ -350,6 +351,14 @@ def test_whoever_comes_first_notes_in_which_version_all_is_stored(own_store: Sto
     own_store.ping()
 
     assert keys_of(own_store) == [own_store.keys("data_version")]
+    assert own_store.connection.call("GET", own_store.keys("data_version")) == str(DATA_VERSION)
+
+
+def test_whoever_brings_a_later_version_keeps_out_those_of_earlier_ones(own_store: Store) -> None:
+    own_store.connection.client.set(own_store.keys("data_version"), DATA_VERSION - 1)
+
+    own_store.ping()
+
     assert own_store.connection.call("GET", own_store.keys("data_version")) == str(DATA_VERSION)
 
 

@@ -27,11 +27,11 @@ class Key:
 RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
 
 # Raised with every change after which an earlier program would misread what is stored.
-DATA_VERSION = 1
+DATA_VERSION = 2
 
 TABLE = {
     "data_version": Key(
-        "data_version", "string", "of all this: the `DATA_VERSION` of the program that wrote first"
+        "data_version", "string", "of all this: the latest `DATA_VERSION` of all programs that have written"
     ),
     # What is declared
     "published": Key("published", "hash", "version and fingerprint of the definitions in force"),
