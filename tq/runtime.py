@@ -32,6 +32,8 @@ from tq.store.limits import Outlook
 from tq.store.planning import Look
 
 # Is told of every attempt that was made, before it is recorded.
+MOST_LIMITS = 2048  # of task types that are limited by turns; more of them are looked up anew
+
 Observer = Callable[[Envelope, TaskType, ExecutionResult], None]
 
 
@@ -138,7 +140,9 @@ class Runtime:
             return limit_everything(self.settings), WEIGHTS[Priority.NORMAL]
         known = self._limits.get(id(task))
         if known is None or known[0] is not task:
-            # Asked for several times in each job's life.
+            # Asked for several times in each job's life; tasks that were edited since are not kept for ever.
+            if len(self._limits) >= MOST_LIMITS:
+                self._limits.clear()
             known = self._limits[id(task)] = (task, limit_of(task, self.settings), WEIGHTS[task.priority])
         return known[1:]
 

@@ -24,7 +24,7 @@ from tq.models import (
 )
 from tq.store import Store
 from tq.store.ledger import Verdict
-from tq.store.planning import Due, ShareClaim
+from tq.store.planning import Due, Move, ShareClaim
 from tq.testing.builders import make_task
 
 from . import (
@@ -135,7 +135,7 @@ def test_claimers_of_different_shares_make_one_run_that_has_each_share_once(stor
 
 def test_a_claim_of_what_has_moved_on_changes_nothing(store: Store) -> None:
     [due, *_] = dues_in_zones(store)
-    store.planning.move_on(due, NINE + DAY)
+    store.planning.move_on([Move(due, NINE + DAY)])
     before = contents(store)
 
     assert claim(store, share_due(due), task=LOCAL) == (0, 0)
@@ -147,7 +147,7 @@ def test_a_claim_of_what_has_moved_on_changes_nothing(store: Store) -> None:
 
 def test_a_claim_takes_only_those_shares_that_nobody_took(store: Store) -> None:
     dues = dues_in_zones(store)
-    store.planning.move_on(dues[1], NINE + DAY)
+    store.planning.move_on([Move(dues[1], NINE + DAY)])
 
     assert claim(store, *(share_due(due) for due in dues), task=LOCAL) == (2, 2)
 

@@ -15,6 +15,7 @@ from tq.store.heartbeats import WORKER, Presence
 from tq.store.keys import RETENTION_DAYS, TABLE, Keys
 from tq.store.ledger import Retry
 from tq.store.limits import Ask, Request
+from tq.store.planning import Move
 from tq.store.preferences import Relocate
 
 from . import (
@@ -109,7 +110,7 @@ def live_a_whole_life(store: Store) -> None:
     claim(store, share_of(), run_id=asked, kind=RunKind.MANUAL)
     frozen(store).advance(timedelta(milliseconds=1))
     [due, *_] = store.planning.look().due
-    store.planning.move_on(due, None if due.task_id != DIGEST else store.clock.now() + HOUR, missed=2)
+    store.planning.move_on([Move(due, None if due.task_id != DIGEST else store.clock.now() + HOUR, 2)])
     store.orders.set_rate(DIGEST, 50)
     limit = Limit(Strategy.ADAPTIVE, floor=1, base=5, ceiling=10, concurrency=2)
     ask = Ask(DIGEST, limit, slots=1, weight=4, waiting=1, in_use=0, counts=[1] * len(KINDS))

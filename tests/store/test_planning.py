@@ -151,8 +151,8 @@ def due(store: Store) -> Due:
 
 
 def test_a_cohort_is_looked_at_again_when_the_look_said(store: Store, due: Due) -> None:
-    store.planning.move_on(due, NOW + HOUR, missed=3)
-    store.planning.move_on(due.moved_to(NOW + HOUR), NOW + 2 * HOUR, missed=2)
+    store.planning.move_on([Move(due, NOW + HOUR, 3)])
+    store.planning.move_on([Move(due.moved_to(NOW + HOUR), NOW + 2 * HOUR, 2)])
 
     assert due_entries(store) == {f"{DIGEST}|*|default": to_ms(NOW + 2 * HOUR)}
     assert store.connection.call("GET", store.keys("missed", DIGEST)) == "5"
@@ -169,7 +169,7 @@ def test_cohorts_move_on_together_each_by_what_was_seen_of_it(store: Store, due:
         *(Move(due, NOW + HOUR, missed=3), Move(dues[other], NOW + 2 * HOUR), Move(dues[strange], None)),
     ]
 
-    store.planning.move_all_on(moves)
+    store.planning.move_on(moves)
 
     assert due_entries(store) == {
         f"{DIGEST}|*|default": to_ms(NOW + HOUR),
@@ -179,11 +179,11 @@ def test_cohorts_move_on_together_each_by_what_was_seen_of_it(store: Store, due:
 
 
 def test_whoever_looked_before_another_moved_on_changes_nothing(store: Store, due: Due) -> None:
-    store.planning.move_on(due, NOW + HOUR)
+    store.planning.move_on([Move(due, NOW + HOUR)])
     before = contents(store)
 
-    store.planning.move_on(due, NOW + 2 * HOUR, missed=3)
-    store.planning.move_on(due, None, missed=3)
+    store.planning.move_on([Move(due, NOW + 2 * HOUR, 3)])
+    store.planning.move_on([Move(due, None, 3)])
 
     assert contents(store) == before
 
@@ -191,7 +191,7 @@ def test_whoever_looked_before_another_moved_on_changes_nothing(store: Store, du
 def test_an_entry_whose_cohort_got_a_member_meanwhile_stays(store: Store, due: Due) -> None:
     before = contents(store)
 
-    store.planning.move_on(due, None, missed=3)
+    store.planning.move_on([Move(due, None, 3)])
 
     assert contents(store) == before
 
@@ -201,7 +201,7 @@ def test_an_entry_of_a_task_that_is_not_in_force_goes(store: Store) -> None:
     enable(store, ["ada"], interval=OWN)
     frozen(store).advance(MILLISECOND)
 
-    store.planning.move_on(one_due(store), None)
+    store.planning.move_on([Move(one_due(store), None)])
 
     assert due_entries(store) == {}
 

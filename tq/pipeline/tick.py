@@ -63,7 +63,7 @@ def tick(runtime: Runtime) -> list[RunId]:
                 definition, task = in_force[task_id]
                 claimed += _guarded_claim(runtime, task, definition, dues, look.now)
             else:
-                planning.move_all_on([Move(due, None) for due in dues])
+                planning.move_on([Move(due, None) for due in dues])
         before, look = look, planning.look()
         # What another scheduler is at work on stays as it is; there is no use in looking at it again.
         if len(before.due) < DUE_BATCH or look.due == before.due:
@@ -102,7 +102,7 @@ def _claim_task(
             moves.append(Move(due, plans[0].nominal_at if plans else look_on, uncounted))
         for plan in plans:
             planned[plan.nominal_at].append(plan)
-    runtime.store.planning.move_all_on(moves)
+    runtime.store.planning.move_on(moves)
     runs = []
     for nominal_at in sorted(planned):
         shares = [_share(task, plan, now) for plan in planned[nominal_at]]

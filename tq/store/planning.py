@@ -146,11 +146,7 @@ class Planning:
             claimed, live = claimed + int(claimed_now), live + int(live_now)
         return claimed, live
 
-    def move_on(self, due: Due, next_look: datetime | None, *, missed: int = 0) -> None:
-        """Notes that a cohort has nothing to claim before `next_look`, or ever again."""
-        self.move_all_on([Move(due, next_look, missed)])
-
-    def move_all_on(self, moves: Sequence[Move]) -> None:
+    def move_on(self, moves: Sequence[Move]) -> None:
         """Notes of cohorts that they have nothing to claim before some instant; not where another has."""
         for some in chunks(moves, BATCH):
             arguments: list[Argument] = []
