@@ -1,8 +1,9 @@
 """`tq worker` and `tq scheduler`: real processes that start, work, wait, and end when they are asked to."""
 
+import resource
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tq.runtime import Runtime
 
 Start = Callable[..., subprocess.Popen[str]]
 PYTHON_TASK = """
+import resource
 from tq.models import Interval
 from tq.registry import task
 
@@ -20,7 +22,19 @@ from tq.registry import task
 def report(job):
     if job.user_id == "bob":
         raise ValueError("no report for bob")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        raise ValueError(f"{soft} open files are allowed, and {hard} could be")
 """
+
+
+@pytest.fixture
+def few_open_files() -> Iterator[None]:
+    """Allows few open files here, and to what is started from here unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def next_line_with(process: subprocess.Popen[str], text: str) -> str:
@@ -32,6 +46,7 @@ def next_line_with(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"ended with {process.wait()} before it said {text!r}")
 
 
+@pytest.mark.usefixtures("few_open_files")
 def test_workers_and_scheduler_carry_out_a_run_and_end_on_sigterm(
     tq_process: Tq, start_tq: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

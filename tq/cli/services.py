@@ -6,11 +6,12 @@ or Ctrl-C at any time.
 """
 
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +60,7 @@ def run_workers(
     settings = load_settings()
     _check_queues(settings, queues or [])
     command = worker_command(settings.actors, threads=threads, shutdown_timeout=patience, queues=queues or [])
+    _allow_open_files()
     count = processes or os.cpu_count() or 1
     children = [Child(f"worker-{number}", command) for number in range(1, count + 1)]
     _serve(settings, "worker", children, stop_timeout=patience + LEAVE_TAKING)
@@ -97,6 +99,13 @@ def _serve(settings: Settings, component: str, children: Sequence[Child], *, sto
         namespace=settings.namespace,
     )
     raise typer.Exit(Supervisor(children, stop_timeout=stop_timeout).run())
+
+
+def _allow_open_files() -> None:
+    """Lets worker processes open as many files as the system allows at all: a call takes up to three."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # where there is no limit, some systems mean a number all the same
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _wait_for_redis(runtime: "Runtime") -> None:
