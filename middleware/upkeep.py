@@ -78,12 +78,15 @@ class Upkeep(dramatiq.Middleware):
         self._mender = Mender(runtime, uuid.uuid4().hex)
         self._presence = Presence(runtime.store.heartbeats, WORKER)
 
+    def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
+        """Opens what the first job would have to wait for, once, before threads could open it twice."""
+        _ = self._runtime.executors, self._runtime.definitions
+
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Starts the loop."""
         self._queue = worker.work_queue
         self._runtime.stopping.clear()
         self._over.clear()
-        self._warm_up()
         self._thread = threading.Thread(target=self._loop, args=(broker,), name="upkeep", daemon=True)
         self._thread.start()
 
@@ -114,10 +117,6 @@ class Upkeep(dramatiq.Middleware):
         if self._thread is not None:
             self._thread.join(timeout=5)
         self._runtime.close()
-
-    def _warm_up(self) -> None:
-        """Opens what the first job would have to wait for, once, before threads could open it twice."""
-        _ = self._runtime.executors, self._runtime.definitions
 
     def _loop(self, broker: dramatiq.Broker) -> None:
         try:

@@ -98,9 +98,11 @@ class Runtime:
     @cached_property
     def executors(self) -> ExecutorChoice:
         """What carries out jobs."""
-        return self._executors or Executors(
-            HttpExecutor(allow_private=self.settings.allow_private_endpoints, environ=environment())
-        )
+        if self._executors is not None:
+            return self._executors
+        http = HttpExecutor(allow_private=self.settings.allow_private_endpoints, environ=environment())
+        http.open()
+        return Executors(http)
 
     @cached_property
     def definitions(self) -> "Definitions":

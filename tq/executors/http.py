@@ -75,6 +75,14 @@ class HttpExecutor:
         watch = Stopwatch()
         return self._attempt(job).model_copy(update={"duration": watch.elapsed})
 
+    def open(self) -> None:
+        """Loads what calls need, so that the first one has not to wait for it; connects to nothing.
+
+        Raises:
+            ValueError: if a proxy that the environment names is no URL of a proxy.
+        """
+        self._client()
+
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""
         with self._lock:
