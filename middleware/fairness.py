@@ -10,7 +10,6 @@ back again and again, and take its neighbours with it). If such a suspect kills 
 and the ledger, which counts suspects as they begin, knows whom to blame. Between two of them others get their turn.
 """
 
-import math
 import queue
 import random
 import threading
@@ -28,6 +27,7 @@ from tq.bookkeeper import GATHER_S, Bookkeeper
 from tq.lanes import Lanes
 from tq.limiter import Limiter
 from tq.models import SUSPECTS, Envelope, TaskId
+from tq.staffing import Staffing
 
 # With the default of twice the threads, a consumer that has its fill sleeps while threads go idle.
 LEAST_PREFETCH = 64
@@ -35,13 +35,6 @@ LEAST_PREFETCH = 64
 HOLD_S = 10.0
 # So many jobs are begun ahead of their threads. Each of them is a suspect if the process dies.
 MOST_AHEAD = 64
-# So much of the difference a job that takes longer than the quickest counts for.
-QUICKEST_DRIFT = 0.05
-# One of several threads rests if the others can do so many times what is ready.
-MOST_SPARE = 2
-# Jobs that are ready may be so many times as many as are taken within a few milliseconds.
-MOST_LEFT = 5
-FEW_THREADS = 2
 # A suspect that has no slot for so long lets others pass.
 DRAIN_FOR_S = 1.0
 
@@ -119,10 +112,8 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._is_closed = False
         self._idle = 0
         self._taken = 0  # jobs, since some were begun
-        self._busy = 0  # threads
-        self._quickest_s = 0.0  # how long a job takes a thread
-        self._own = threading.local()
-        self._taken_of_late, self._judged_at = 0, 0.0
+        self._staffing = Staffing(GATHER_S)
+        self._own = threading.local()  # since when a thread is at work
 
     def qsize(self) -> int:
         """How many items wait."""
@@ -177,8 +168,7 @@ class FairQueue(queue.PriorityQueue[Any]):
                 else:
                     self._taken += 1
                     self._own.since = time.monotonic()
-                    self._busy += 1
-                    self._taken_of_late += 1
+                    self._staffing.begin()
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
                     return item
@@ -324,7 +314,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         if self._lanes.has_urgent:
             return self._lanes.take()
         if self._bookkeeper.is_running:
-            if may_rest and self._is_crowded:
+            if may_rest and self._staffing.is_enough(len(self._ready)):
                 raise IndexError
             return self._ready.popleft()
         item = self._suspects.popleft() if self._suspects else self._lanes.take_job(self._may_begin)
@@ -367,41 +357,15 @@ class FairQueue(queue.PriorityQueue[Any]):
         return self._bookkeeper.is_running and not self._is_closed
 
     def _rouse(self, left: int) -> None:
-        """Wakes as many threads as the jobs that are ready need, of which so many have been for a while.
-
-        Threads that are at work come by themselves when they are done. To wake others for what these will
-        take would only have all of them get into each other's way.
-        """
-        needed = math.ceil((len(self._ready) - self._busy * self._in_time) / max(self._in_time, 1.0))
-        now = time.monotonic()
-        if now - self._judged_at >= GATHER_S:
-            # If not all are as quick as that, some are left, and few threads come.
-            needed = max(needed, left - MOST_LEFT * self._taken_of_late)
-            self._judged_at, self._taken_of_late = now, 0
-        self._wake(needed)
-
-    @property
-    def _in_time(self) -> float:
-        """How many quick jobs a thread works before more are handed out."""
-        return GATHER_S / max(self._quickest_s, 1e-6)
-
-    @property
-    def _is_crowded(self) -> bool:
-        """Whether those who are at work can do all that is ready by themselves."""
-        return self._busy >= FEW_THREADS and self._busy * self._in_time > MOST_SPARE * len(self._ready)
+        """Wakes as many threads as it takes for the jobs that are ready, of which so many have been for a while."""
+        self._wake(self._staffing.wanted(len(self._ready), left=left, now=time.monotonic()))
 
     def _note_return(self) -> None:
         """A thread is done with what it had, or comes for the first time."""
         since = getattr(self._own, "since", None)
         if since is not None:
-            took_s = time.monotonic() - since
             self._own.since = None
-            # Where many are at work, they may only have waited for each other.
-            if took_s < self._quickest_s or self._busy <= FEW_THREADS:
-                self._quickest_s = min(
-                    took_s, self._quickest_s + (took_s - self._quickest_s) * QUICKEST_DRIFT
-                )
-            self._busy -= 1
+            self._staffing.end(time.monotonic() - since)
 
     def _rest(self, seconds: float) -> None:
         """Waits until there may be something to do."""

@@ -169,7 +169,7 @@ def bench_all(
     repeat: Repeat = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Run all of these benches, one after the other: the better part of two hours."""
+    """Run all of these benches, one after the other; the soak alone takes as long as it is to last."""
     from tq.bench.everything import every_bench, has_failed, run_all
 
     benches = every_bench(users=users, repeat=repeat, soak=timedelta(minutes=soak_minutes))

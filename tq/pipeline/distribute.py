@@ -42,7 +42,7 @@ PAGE = 1000
 AHEAD = timedelta(seconds=5)
 REFILL = timedelta(seconds=1)
 LEAST_ROOM = 4  # the slowest of tasks has a job ready when its slot comes
-MOST_QUEUED = 20_000  # jobs of a run, queued or under way, at any rate: less than 10 MB
+MOST_QUEUED = 20_000  # jobs of a run, queued or under way, at any rate: some 10 MB
 RETRY_BACKLOG = 20_000  # jobs of a run that wait for their retry: beyond it an endpoint gets no new ones
 
 
