@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,7 @@ from tq.models import (
 )
 from tq.outcomes import ErrorCode
 from tq.pipeline import start_run
-from tq.store.ledger import Step
+from tq.store.ledger import Permission, Step
 from tq.testing import FakeExecutor, make_envelope, make_task
 
 
@@ -109,6 +110,27 @@ def test_a_job_that_ended_elsewhere_while_it_waited_for_a_slot_is_not_called(
     [run] = journey.runs()
     assert run.counts.success == 1
     assert journey.executor.jobs == []
+
+
+@pytest.mark.parametrize(("age_s", "calls"), [(0.0, 1), (execute_step.FRESH_FOR_S + 0.1, 0)])
+def test_leave_that_the_ledger_gave_ahead_is_asked_for_again_when_it_is_old(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, age_s: float, calls: int
+) -> None:
+    journey = begin(make_task(window=0), at="2026-11-24T08:59:50")
+    journey.enable("ada", "email_digest")
+    ledger = journey.runtime.store.ledger
+
+    def handed_out(envelope: Envelope) -> tuple[Permission, float]:
+        [permission] = ledger.begin([envelope])
+        ledger.finish([execute_step._end(envelope, JobStatus.SUCCESS, journey.clock.now(), None)])
+        return permission, time.monotonic() - age_s
+
+    monkeypatch.setattr(journey.runtime.bookkeeper, "permission_of", handed_out)
+    journey.until("2026-11-24T09:05")
+
+    [run] = journey.runs()
+    assert run.counts.success == 1
+    assert len(journey.executor.jobs) == calls
 
 
 def test_being_throttled_spends_no_attempt(begin: Begin) -> None:
