@@ -16,6 +16,7 @@ import httpx
 from tq.clock import iso
 from tq.errors import ExecutorUnavailable, InvalidInput
 from tq.executors.addresses import Until
+from tq.executors.headers import Line, ReadyHeaders
 from tq.models import Job, TaskConfig, TaskId
 from tq.redaction import is_secret_name, register_secret
 
@@ -41,7 +42,6 @@ _NOT_A_TASKS = frozenset(
         "x-scheduled-at",
     }
 )
-Header = tuple[bytes, bytes]
 
 
 class Blueprint:
@@ -76,25 +76,25 @@ class Blueprint:
         key = job.idempotency_key.encode()
         headers = [
             *filled.headers,
-            (b"Idempotency-Key", b'"%s"' % key),
-            (b"webhook-id", key),
-            (b"webhook-timestamp", b"%d" % sent_at),
-            (b"X-Job-ID", job.id.encode()),
-            (b"X-User-ID", job.user_id.encode()),
-            (b"X-Run-ID", job.run_id.encode()),
-            (b"X-Attempt", b"%d" % job.attempt),
-            (b"X-Trigger", job.trigger.value.encode()),
-            (b"X-Scheduled-At", iso(job.scheduled_at).encode()),
+            (b"Idempotency-Key", b"idempotency-key", b'"%s"' % key),
+            (b"webhook-id", b"webhook-id", key),
+            (b"webhook-timestamp", b"webhook-timestamp", b"%d" % sent_at),
+            (b"X-Job-ID", b"x-job-id", job.id.encode()),
+            (b"X-User-ID", b"x-user-id", job.user_id.encode()),
+            (b"X-Run-ID", b"x-run-id", job.run_id.encode()),
+            (b"X-Attempt", b"x-attempt", b"%d" % job.attempt),
+            (b"X-Trigger", b"x-trigger", job.trigger.value.encode()),
+            (b"X-Scheduled-At", b"x-scheduled-at", iso(job.scheduled_at).encode()),
         ]
         if not filled.has_host:
-            headers.append((b"Host", url.netloc))
+            headers.append((b"Host", b"host", url.netloc))
         if self._has_body:
-            headers.append((b"Content-Length", b"%d" % len(body)))
-        # With a stream, httpx takes the headers as they are and does not go through them again.
+            headers.append((b"Content-Length", b"content-length", b"%d" % len(body)))
+        # With a stream, httpx takes the headers as they are and adds none of its own.
         return httpx.Request(
             self._config.method,
             url,
-            headers=headers,
+            headers=ReadyHeaders(headers),
             stream=httpx.ByteStream(body),
             extensions={"timeout": {"connect": until, "read": until, "write": until, "pool": until}},
         )
@@ -126,7 +126,7 @@ class Blueprint:
             secrets=secrets,
         )
 
-    def _headers(self, variables: Mapping[str, str]) -> tuple[dict[str, Header], tuple[str, ...]]:
+    def _headers(self, variables: Mapping[str, str]) -> tuple[dict[str, Line], tuple[str, ...]]:
         texts = {
             "Accept": "*/*",
             "Connection": "keep-alive",
@@ -140,7 +140,7 @@ class Blueprint:
             for name, text in self._config.headers.items()
             if name.lower() not in _NOT_A_TASKS
         }
-        headers: dict[str, Header] = {}
+        headers: dict[str, Line] = {}
         secrets = []
         for name, text in (*texts.items(), *own.items(), ("X-Task-Type", self._task_id)):
             # Blanks around a value mean nothing in HTTP, and a variable from a file often ends with one.
@@ -152,7 +152,7 @@ class Blueprint:
                 )
             if is_secret_name(name):
                 secrets.append(value.rpartition(" ")[2])
-            headers[name.lower()] = (name.encode(), value.encode("latin-1"))
+            headers[name.lower()] = (name.encode(), name.lower().encode(), value.encode("latin-1"))
         return headers, tuple(secrets)
 
     def _url_for(self, job: Job, endpoint: tuple[str, ...]) -> httpx.URL:
@@ -189,7 +189,7 @@ class _Filled:
     values: tuple[str, ...]
     endpoint: tuple[str, ...]  # text and the name of a placeholder, by turns
     url: httpx.URL | None  # if it is the same for all users
-    headers: list[Header]
+    headers: list[Line]
     has_host: bool
     secrets: tuple[str, ...]
 

@@ -31,6 +31,7 @@ import pycurl
 
 from tq.executors.addresses import Places, Until, is_public
 from tq.executors.curl_loop import Failure, Loop, failure_of
+from tq.executors.headers import Line, ReadyHeaders
 
 # httpx keeps a connection for 5 s, and so do many servers: whoever calls at that instant loses the race.
 IDLE_SECONDS = 4
@@ -292,10 +293,8 @@ class _Handle:
         body = b"".join(self._body)
         if failure is None:
             extensions["whole_body"] = body
-            stream: httpx.SyncByteStream = httpx.ByteStream(body)
-        else:
-            stream = _Broken(body, self._error(request, failure))
-        return httpx.Response(status, headers=headers, stream=stream, extensions=extensions)
+        stream = _Received(body, None if failure is None else self._error(request, failure))
+        return httpx.Response(status, headers=ReadyHeaders(headers), stream=stream, extensions=extensions)
 
     def close(self) -> None:
         self.curl.close()
@@ -395,17 +394,18 @@ class _Handle:
         return httpx.ReadTimeout(said, request=request)
 
 
-class _Broken(httpx.SyncByteStream):
-    """A body that came in part, and what ended it."""
+class _Received(httpx.SyncByteStream):
+    """A body, or what came of it and what ended it."""
 
-    def __init__(self, body: bytes, error: httpx.TransportError) -> None:
+    def __init__(self, body: bytes, error: httpx.TransportError | None) -> None:
         self._body = body
         self._error = error
 
     def __iter__(self) -> Iterator[bytes]:
         if self._body:
             yield self._body
-        raise self._error
+        if self._error is not None:
+            raise self._error
 
 
 def _is_readable(fd: int) -> bool:
@@ -433,13 +433,13 @@ def _header_lines(request: httpx.Request) -> list[bytes]:
     return lines
 
 
-def _parse_head(lines: list[bytes]) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]] | None:
+def _parse_head(lines: list[bytes]) -> tuple[int, bytes, bytes, list[Line]] | None:
     """Status, its words, the version and the headers of the final answer; None if its head is not whole.
 
     Before it there may be heads of interim answers (103 Early Hints), and after it trailers.
     """
     status, reason, version = 0, b"", b""
-    headers: list[tuple[bytes, bytes]] = []
+    headers: list[Line] = []
     for line in lines:
         if not status:
             version, _, rest = line.partition(b" ")
@@ -453,11 +453,11 @@ def _parse_head(lines: list[bytes]) -> tuple[int, bytes, bytes, list[tuple[bytes
                 return status, reason, version, headers
             status = 0
         elif line[:1] in {b" ", b"\t"} and headers:
-            name, value = headers[-1]
-            headers[-1] = (name, value + b" " + line.strip())
+            name, lower, value = headers[-1]
+            headers[-1] = (name, lower, value + b" " + line.strip())
         else:
             name, _, value = line.partition(b":")
-            headers.append((name, value.strip()))
+            headers.append((name, name.lower(), value.strip()))
     return None
 
 

@@ -73,7 +73,8 @@ class HttpExecutor:
             ExecutorUnavailable: if a variable that endpoint or headers name is not set here.
         """
         watch = Stopwatch()
-        return self._attempt(job).model_copy(update={"duration": watch.elapsed})
+        result = self._attempt(job, watch)
+        return result if result.duration else result.model_copy(update={"duration": watch.elapsed})
 
     def open(self) -> None:
         """Loads what calls need, so that the first one has not to wait for it; connects to nothing.
@@ -90,7 +91,7 @@ class HttpExecutor:
         if opened is not None and opened[0] == os.getpid():
             opened[1].close()
 
-    def _attempt(self, job: Job) -> ExecutionResult:
+    def _attempt(self, job: Job, watch: Stopwatch) -> ExecutionResult:
         config = job.task.config
         if config is None:
             return _invalid(f"task {job.task_id} has no endpoint; add config.endpoint")
@@ -103,7 +104,7 @@ class HttpExecutor:
         except InvalidInput as error:
             return _invalid(str(error))
         refusal = None if self._allow_private else self._refusal(request.url, until)
-        return refusal or self._call(client, request, until)
+        return refusal or self._call(client, request, until, watch)
 
     def _blueprint(self, task_id: TaskId, config: TaskConfig) -> Blueprint:
         # By identity: all jobs of a definition are given the same object, and comparing it would cost more.
@@ -132,7 +133,9 @@ class HttpExecutor:
             f"the endpoint's address {place.private} is not public; set TQ_ALLOW_PRIVATE_ENDPOINTS=true to allow it",
         )
 
-    def _call(self, client: httpx.Client, request: httpx.Request, until: Until) -> ExecutionResult:
+    def _call(
+        self, client: httpx.Client, request: httpx.Request, until: Until, watch: Stopwatch
+    ) -> ExecutionResult:
         phase = "waiting for the answer"
         try:
             response = client.send(request, stream=True, follow_redirects=False)
@@ -141,7 +144,7 @@ class HttpExecutor:
             if body is None:
                 with closing(response):
                     body = _start_of_body(response, until)
-            return self._told(response, body)
+            return self._told(response, body, watch)
         except httpx.TimeoutException as error:
             return _timed_out(error, _CUT_OFF.get(type(error), phase), until)
         except httpx.LocalProtocolError:
@@ -151,11 +154,11 @@ class HttpExecutor:
         except httpx.TransportError as error:
             return _unreachable(error, request.url)
 
-    def _told(self, response: httpx.Response, body: bytes) -> ExecutionResult:
+    def _told(self, response: httpx.Response, body: bytes, watch: Stopwatch) -> ExecutionResult:
         status = response.status_code
         outcome = outcome_of(status)
         if outcome is Outcome.SUCCESS:
-            return ExecutionResult(outcome=outcome, http_status=status)
+            return ExecutionResult(outcome=outcome, http_status=status, duration=watch.elapsed)
         retry = outcome not in {Outcome.FAILED, Outcome.GONE}
         wait = response.headers.get("retry-after") if retry else None
         return ExecutionResult(
