@@ -1,27 +1,21 @@
 """Every log line of a message's work carries its ids: task, user, run, job, attempt."""
 
-import threading
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import dramatiq
 from dramatiq.broker import MessageProxy
-from loguru import logger
 
 from tq.models import Envelope
+from tq.telemetry import set_work
 
 
 class LogContext(dramatiq.Middleware):
-    """Binds a message's ids while it is worked on."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
+    """Names a message's ids while it is worked on."""
 
     def before_process_message(self, _broker: dramatiq.Broker, message: MessageProxy) -> None:
-        """Binds the ids."""
-        context: AbstractContextManager[None] = logger.contextualize(**_ids(message))
-        context.__enter__()
-        self._local.context = context
+        """Lines of this thread carry the ids from now on."""
+        set_work(partial(_ids, message))
 
     def after_process_message(
         self,
@@ -31,18 +25,12 @@ class LogContext(dramatiq.Middleware):
         result: Any = None,  # noqa: ARG002 - the signature is Dramatiq's
         exception: BaseException | None = None,  # noqa: ARG002 - likewise
     ) -> None:
-        """Lets go of them."""
-        self._leave()
+        """They do no more."""
+        set_work(None)
 
     def after_skip_message(self, _broker: dramatiq.Broker, _message: MessageProxy) -> None:
-        """Lets go of them, for after a skip no other hook runs."""
-        self._leave()
-
-    def _leave(self) -> None:
-        context = getattr(self._local, "context", None)
-        if context is not None:
-            self._local.context = None
-            context.__exit__(None, None, None)
+        """Likewise, for after a skip no other hook runs."""
+        set_work(None)
 
 
 def _ids(message: MessageProxy) -> dict[str, object]:

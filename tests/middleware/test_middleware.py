@@ -1,5 +1,6 @@
 """The middleware pipeline on StubBroker with real worker threads."""
 
+import io
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from tq.limiter import Limiter
 from tq.limits import limit_everything
 from tq.runtime import Runtime
 from tq.settings import Settings
+from tq.telemetry import configure_logs
 from tq.testing import make_envelope
 
 dramatiq.set_encoder(MessageEncoder())
@@ -49,8 +51,9 @@ def dispatch(settings: Settings) -> FairDispatch:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[dict[str, object]]]:
-    """The bound fields of every line that is logged."""
+def lines(settings: Settings) -> Iterator[list[dict[str, object]]]:
+    """The fields of every line that is logged."""
+    configure_logs(settings, stream=io.StringIO())
     found: list[dict[str, object]] = []
     sink = logger.add(lambda message: found.append(dict(message.record["extra"])), level="INFO")
     yield found

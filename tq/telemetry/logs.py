@@ -14,6 +14,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,6 +35,7 @@ REDIS_LOGGERS = ("tq.store",)
 # At INFO httpx writes whole URLs, at DEBUG httpcore writes headers, so no switch turns these on.
 _QUIET = ("httpx", "httpcore")
 
+_work: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("work", default=None)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INT64 = range(-(2**63), 2**63)
 # What a library's message can fail with when its arguments are put in.
@@ -59,6 +62,7 @@ def configure_logs(settings: Settings, *, component: str = "", stream: TextIO | 
 
     by_logger: FilterDict = dict(levels.items())
     logger.remove()
+    logger.configure(patcher=_add_work)
     # backtrace and diagnose would show the values of variables: users' parameters, and secrets.
     logger.add(
         write, level=min(levels.values()), filter=by_logger, format=_nothing, backtrace=False, diagnose=False
@@ -70,6 +74,20 @@ def configure_logs(settings: Settings, *, component: str = "", stream: TextIO | 
     logging.getLogger("dramatiq").setLevel(levels.get("dramatiq", max(levels[""], logging.INFO)))
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_work(ids: Callable[[], Mapping[str, object]] | None) -> None:
+    """Has every line that this thread writes from now on carry these fields; None ends it.
+
+    They are made when there is a line to write: most jobs write none.
+    """
+    _work.set(ids)
+
+
+def _add_work(record: "Record") -> None:
+    ids = _work.get()
+    if ids is not None:
+        record["extra"] = {**ids(), **record["extra"]}
 
 
 class _Intake(logging.Handler):
