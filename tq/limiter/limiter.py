@@ -155,7 +155,6 @@ class Limiter:
         """
         if not self.is_running:
             return 0.0
-        limit, weight = self.limit_of(envelope)
         with self.lock:
             call = self._calls.get(id(envelope))
             now = time.monotonic()
@@ -164,8 +163,11 @@ class Limiter:
                     return 0.0
                 logger.debug("slot has lapsed", late_ms=round((now - call.slot.due) * 1000))
                 self.agent.end(self._calls.pop(id(envelope)).slot, now, signal=None)
-            task = envelope.task_id
-            until = now + patience_s
+        # Not within the lock: to know a task's limit may take a question to Redis.
+        limit, weight = self.limit_of(envelope)
+        task = envelope.task_id
+        until = now + patience_s
+        with self.lock:
             while not self._stopping.is_set():
                 self.wait(envelope, limit, weight)
                 while (

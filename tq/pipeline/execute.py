@@ -91,12 +91,16 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     again after it. A Redis that is slow itself is asked a few times only, or nothing would ever be called.
     """
     known = runtime.bookkeeper.permission_of(envelope)
-    is_asked_ahead = known is not None
+    if known is not None and _is_fresh(known[1]) and not envelope.is_suspect:
+        # The middleware has just seen its slot.
+        permission, asked = known
+        now = permission.now + timedelta(seconds=time.monotonic() - asked)
+        return Permission(permission.verdict, permission.deadline_at, now)
     answered_in_s = 0.0
     for _ in range(MOST_QUESTIONS):
         if known is None:
             asked = time.monotonic()
-            known, is_asked_ahead = (_ask(runtime, envelope), asked), False
+            known = (_ask(runtime, envelope), asked)
             answered_in_s = time.monotonic() - asked
         permission, asked = known
         if permission.verdict is not Verdict.GO:
@@ -104,7 +108,7 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
         wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
         if wait_s > 0:
             raise NotNow(timedelta(seconds=wait_s))
-        if time.monotonic() - asked <= FRESH_FOR_S:
+        if _is_fresh(asked):
             break
         known = None
     else:
@@ -113,10 +117,11 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     if envelope.is_suspect:
         # Counted when nothing can keep it from its call any more.
         return _ask(runtime, envelope, counts=True)
-    if not is_asked_ahead:
-        return permission
-    now = permission.now + timedelta(seconds=time.monotonic() - asked)
-    return Permission(permission.verdict, permission.deadline_at, now)
+    return permission
+
+
+def _is_fresh(asked: float) -> bool:
+    return time.monotonic() - asked <= FRESH_FOR_S
 
 
 def _ask(runtime: Runtime, envelope: Envelope, *, counts: bool = False) -> Permission:
