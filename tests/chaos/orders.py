@@ -60,6 +60,7 @@ class Operator:
         self._endpoint_url = endpoint_url
         self._said: dict[str, tuple[float, Do]] = {}
         self._order = count()
+        self._orders: dict[str, str] = {}  # the last one for each task: only that counts
 
     def enrol(self) -> None:
         """Gives all users their tasks, and puts the definitions into force."""
@@ -111,14 +112,22 @@ class Operator:
 
     def order(self, order: str, task: str, then: Do) -> None:
         """Has `tq tasks` `pause` or `resume` a task."""
+        self._orders[task] = order
+        self._give(task, then)
+
+    def _give(self, task: str, then: Do) -> None:
+        """Gives the last order for a task until it is accepted."""
+        order = self._orders[task]
         process = self._commands.start("orders", [str(BIN / "tq"), "tasks", order, task])
 
         def ended(well: bool) -> None:
             if not well:
-                self._timetable.after(RETRY_S, lambda: self.order(order, task, then))
+                self._timetable.after(RETRY_S, lambda: self._give(task, then))
                 return
-            # Only the last order for a task counts.
-            self._said[task] = (time.time(), lambda: self.order(order, task, lambda: None))
+            self._said[task] = (time.time(), lambda: self._give(task, lambda: None))
+            if self._orders[task] != order:
+                # Another was given while this one was on its way, and may have been overtaken by it.
+                self._give(task, lambda: None)
             then()
 
         self._timetable.when_ended(process, ended)
