@@ -94,11 +94,13 @@ def _limit(rate: float | RateBand, strategy: Strategy) -> Limit:
 def kind_of(result: ExecutionResult) -> Kind | None:
     """How a call came out; None if none was made."""
     match result.outcome:
+        case Outcome.SUCCESS:
+            return Kind.OK
         case Outcome.THROTTLED:
             return Kind.THROTTLED
         case Outcome.GONE | Outcome.FAILED | Outcome.DENIED:
             return Kind.REJECTED
-        case Outcome.SUCCESS | Outcome.BUSY | Outcome.RETRY | Outcome.UNAVAILABLE:
+        case Outcome.BUSY | Outcome.RETRY | Outcome.UNAVAILABLE:
             signal = signal_of(result)
             return None if signal is None else Kind(signal.value)
         case _:

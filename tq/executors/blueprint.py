@@ -96,7 +96,10 @@ class Blueprint:
             url,
             headers=ReadyHeaders(headers),
             stream=httpx.ByteStream(body),
-            extensions={"timeout": {"connect": until, "read": until, "write": until, "pool": until}},
+            extensions={
+                "timeout": {"connect": until, "read": until, "write": until, "pool": until},
+                "whole_body": body,
+            },
         )
 
     def _variable(self, name: str) -> str:

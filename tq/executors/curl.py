@@ -70,7 +70,7 @@ class CurlTransport(httpx.BaseTransport):
     `max_body` bounds what is read of an answer's body, in bytes: a longer one ends there, and its
     connection is closed. The time limit of a call is the longest of the request's four timeouts, or what
     is left of it if it is an `Until`. An answer that came whole has its body, as it came, among its
-    extensions as `whole_body`: reading it from there saves what httpx's streams cost.
+    extensions as `whole_body`: reading it from there saves what httpx's streams cost. So may a request.
     """
 
     def __init__(
@@ -107,10 +107,11 @@ class CurlTransport(httpx.BaseTransport):
         until = _until(request)
         pinned = self._pinned(request, until)
         is_secure = url.scheme == "https" or (self._proxy is not None and self._proxy.url.scheme == "https")
-        origin = _ANY if is_secure or self._proxy else url.netloc
+        netloc = url.netloc
+        origin = _ANY if is_secure or self._proxy else netloc
         handle = self._idle.take(origin) or self._new_handle()
         try:
-            handle.prepare(request, pinned, until)
+            handle.prepare(request, netloc, pinned, until)
             failure = self._loop.perform(handle.curl) if is_secure else handle.perform()
             answer = handle.answer(request, failure)
         except httpx.TransportError:
@@ -220,7 +221,7 @@ class _Handle:
         self._sent = 0
         self._set_for_good(proxy, allow_private=allow_private)
 
-    def prepare(self, request: httpx.Request, pinned: str, until: Until | None) -> None:
+    def prepare(self, request: httpx.Request, netloc: bytes, pinned: str, until: Until | None) -> None:
         """Forget the last call and take up this one.
 
         Raises:
@@ -235,7 +236,9 @@ class _Handle:
         self._sendings = 0
         self._refused = None
         curl.setopt(pycurl.HTTPHEADER, _header_lines(request))
-        body = request.read()
+        body: bytes | None = request.extensions.get("whole_body")
+        if body is None:
+            body = request.read()
         self._sent = len(body)
         with_body = bool(body) or request.method in _WITH_BODY
         if with_body:
@@ -244,7 +247,7 @@ class _Handle:
             self._set_method(request.method, with_body=with_body)
         url = request.url
         # Without login and fragment: httpx has made a header of the one, and the other is not sent.
-        text = b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path)
+        text = b"%s://%s%s" % (url.raw_scheme, netloc, url.raw_path)
         if text != self._url:
             curl.setopt(pycurl.URL, text)
             self._url = text
