@@ -56,6 +56,7 @@ class Consumer(_RedisConsumer):
         self._held: set[str] = set()  # ids under which Redis keeps what was fetched
         self._come_twice: set[str] = set()  # of those, whoever came again while the process had them
         self._fetched_as = broker.broker_id
+        self._is_drained = False  # whether its queue was empty when it asked, and it would know otherwise
         self.unsure = threading.Event()
         self.outdated = threading.Event()
         self.woken = threading.Event()
@@ -75,7 +76,9 @@ class Consumer(_RedisConsumer):
         """
         with _closing_on_loss():
             # First, so that it is not slept through what is told of from now on.
-            self.woken.clear()
+            if self.woken.is_set():
+                self.woken.clear()
+                self._is_drained = False
             if self.outdated.is_set():
                 self.outdated.clear()
                 self.message_cache = []
@@ -89,14 +92,17 @@ class Consumer(_RedisConsumer):
 
     def _fetch(self) -> bool:
         """Whether messages could be fetched; if not, some time has passed meanwhile."""
-        if self._has_room:
+        if self._has_room and not self._is_drained:
             self._fetched_as = self.broker.broker_id
             room = self.prefetch - self.outstanding_message_count
             self.message_cache = self.broker.do_fetch(self.queue_name, room)
+            # Of what comes after the last one it will be told.
+            self._is_drained = self.broker.is_told and len(self.message_cache) < room
         if self.message_cache:
             self.misses = 0
         elif self.broker.is_told:
             self.woken.wait(ASK_ANYWAY_S)
+            self._is_drained = False
         else:
             self.misses, pause_ms = compute_backoff(self.misses, max_backoff=self.timeout)
             self.woken.wait(pause_ms / 1000)

@@ -76,6 +76,50 @@ def test_a_consumer_that_sleeps_is_woken_by_a_message(broker: Broker, settings: 
     assert found == ["ada"]
 
 
+def test_a_consumer_that_has_emptied_its_queue_asks_again_when_it_is_told_of_more(
+    broker: Broker, settings: Settings
+) -> None:
+    consumer = broker.consume(QUEUE, prefetch=8)
+    put(settings, broker, "ada")
+    eventually(consumer.woken.is_set)
+    assert next(consumer) is not None
+    asked = fetches(broker)
+    found: list[str] = []
+
+    def take_one() -> None:
+        while (message := next(consumer)) is None:
+            pass
+        found.append(message.args[0].user_id)
+
+    taking = threading.Thread(target=take_one, daemon=True)
+    taking.start()
+    put(settings, broker, "bob")
+
+    taking.join(timeout=ASK_ANYWAY_S / 2)
+    assert found == ["bob"]
+    assert fetches(broker) == asked + 1
+
+
+def test_what_a_consumer_is_told_of_while_it_asks_is_not_slept_through(
+    broker: Broker, settings: Settings
+) -> None:
+    consumer = broker.consume(QUEUE, prefetch=8)
+    put(settings, broker, "ada")
+    assert next(consumer) is not None
+
+    put(settings, broker, "bob")
+    eventually(consumer.woken.is_set)
+
+    message = next(consumer)
+    assert message is not None
+    assert message.args[0].user_id == "bob"
+
+
+def fetches(broker: Broker) -> int:
+    """How often Redis was asked for messages; nothing else here calls a script by its name."""
+    return int(broker.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
 def test_a_queue_is_told_of_once_in_a_script_however_many_messages_it_gets(
     broker: Broker, settings: Settings
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.limiter.fleet import adaptive
-from tq.limiter.agent import BREATH_S, Agent, Slot
+from tq.limiter.agent import BREATH_S, SPARE_LATER_S, Agent, Slot
 from tq.limits import EVERY_TASK, Kind, Limit, Signal
 from tq.models import TaskId
 from tq.store.limits import Answer, Grant, Report, Request, Scope, State
@@ -106,6 +106,72 @@ def test_who_has_more_slots_due_than_it_comes_to_use_asks_for_no_more() -> None:
         taken(agent, START + 0.01)
 
     assert ask(agent, START + 0.01).tasks[0].slots == 16
+
+
+def called_every(
+    seconds: float, *, limit: Limit = LIMIT, delay: float = 0.0, state: State = "closed"
+) -> Agent:
+    """An agent that began ten calls of task a, so far apart, each with a slot that was granted for it; the last at START."""
+    agent = an_agent()
+    for number in range(-9, 1):
+        now = START + number * seconds
+        agent.wait(A, limit)
+        request = ask(agent, now - delay)
+        agent.accept(request, answer_to(request, delay, state=state), now - delay)
+        taken(agent, now)
+    return agent
+
+
+@pytest.mark.parametrize(("seconds", "spare"), [(0.025, 0), (0.01, 2), (0.005, 4), (0.001, 4)])
+def test_who_calls_steadily_has_slots_in_hand_for_as_many_jobs_as_will_come_while_they_are_good(
+    seconds: float, spare: int
+) -> None:
+    agent = called_every(seconds)
+
+    request = agent.request(START + SPARE_LATER_S)
+
+    assert (request.tasks[0].slots if request else 0) == spare
+
+
+def test_a_job_that_comes_finds_its_slot_and_no_more_are_asked_for_until_all_are_used() -> None:
+    agent = called_every(0.01)
+    request = ask(agent, START + 0.002)
+    agent.accept(request, answer_to(request, 0.0, 0.0), START + 0.003)
+
+    for now in (START + 0.01, START + 0.02):
+        assert agent.request(now) is None
+        agent.wait(A, LIMIT)
+        taken(agent, now)
+
+    assert agent.exchange_at(START + 0.02) == pytest.approx(START + 0.02 + SPARE_LATER_S)
+
+
+def test_who_calls_no_more_asks_for_nothing_and_at_once_when_a_job_comes_after_all() -> None:
+    agent = called_every(0.01)
+    request = ask(agent, START + 0.002)
+    agent.accept(request, answer_to(request, 0.0, 0.0), START + 0.003)
+    assert agent.request(START + 1.0) is None
+
+    agent.wait(A, LIMIT)
+
+    assert not agent.has_slot(A, START + 1.0)
+    assert [(told.slots, told.unused) for told in ask(agent, START + 1.0).tasks] == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        pytest.param(called_every(0.01, delay=0.002), id="slots are not to be had at once"),
+        pytest.param(
+            called_every(0.01, limit=replace(LIMIT, concurrency=8)), id="calls at a time are limited"
+        ),
+        pytest.param(called_every(0.01, state="half_open"), id="the endpoint is in trouble"),
+    ],
+)
+def test_no_slot_is_had_in_hand_that_others_could_need(agent: Agent) -> None:
+    request = agent.request(START + SPARE_LATER_S)
+
+    assert request is None or [told.slots for told in request.tasks] == [0]
 
 
 def test_slots_for_jobs_that_have_gone_keep_nobody_from_asking_for_others() -> None:

@@ -33,6 +33,13 @@ MOST_DUE = 32
 ANTICIPATED_S = 0.1
 ASK_AGAIN_S = 0.05
 MOST_TASKS = 50  # in one exchange: it keeps the script below a millisecond
+# A task that is called steadily has some slots in hand for jobs to come, as many as will be used while they are
+# good, as long as slots are to be had at once: one that goes to waste then is missed by nobody.
+MOST_SPARE = 4
+SPARE_FOR_S = STALE_S / 2
+SPARE_LATER_S = 0.002
+AT_ONCE_S = 0.001
+APART_OVER = 0.2
 REDIS_AGAIN_S = 1.0
 AWAY_SHARE = 0.5
 PACE_OVER_S = 5.0
@@ -73,6 +80,8 @@ class _Line:
     held_until: float = 0.0  # by a wait that the endpoint asked for
     pace: float = 0.0  # calls begun per second over the last seconds, at `pace_at`
     pace_at: float = 0.0
+    apart: float = math.inf  # seconds between the last two calls
+    is_ample: bool = False  # whether the last slots were to be had at once
 
     @property
     def owes(self) -> bool:
@@ -82,6 +91,24 @@ class _Line:
     @property
     def unserved(self) -> int:
         return self.waiting - len(self.slots)
+
+    def wanted(self, now: float) -> int:
+        """How many slots would be of use beyond those in hand."""
+        return self.unserved if self.waiting or self.slots else self._spare(now)
+
+    def wanted_at(self, now: float) -> float:
+        """From when on slots are to be asked for; infinite if none are wanted."""
+        self.drop_stale(now)
+        if self.unserved > 0:
+            return self.ask_at
+        # What is not needed yet lets that pass which is.
+        return max(self.ask_at, self.pace_at + SPARE_LATER_S) if self.wanted(now) > 0 else math.inf
+
+    def _spare(self, now: float) -> int:
+        is_called = now - self.pace_at <= STALE_S
+        if not (is_called and self.is_ample and self.state == "closed") or self.limit.concurrency:
+            return 0
+        return min(MOST_SPARE, int(SPARE_FOR_S / max(self.apart, SPARE_FOR_S / MOST_SPARE)))
 
     @property
     def has_news(self) -> bool:
@@ -98,11 +125,19 @@ class _Line:
         return self.pace * math.exp((self.pace_at - now) / PACE_OVER_S)
 
     def count_begin(self, now: float) -> None:
+        if self.pace_at:
+            apart = now - self.pace_at
+            self.apart = apart if self.apart == math.inf else self.apart + (apart - self.apart) * APART_OVER
         self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
 
     def due(self, now: float) -> int:
         """How many slots could be used at once."""
         return sum(now - STALE_S <= slot.due <= now for slot in self.slots)
+
+    def drop_stale(self, now: float) -> None:
+        """Lets go of slots that were not used in time."""
+        while self.slots and self.slots[0].due < now - STALE_S and not self.slots[0].probe:
+            self.let_go(self.slots.popleft())
 
     def add(self, slot: Slot) -> None:
         self.slots.append(slot)
@@ -308,10 +343,10 @@ class Agent:
         if self._exchanging:
             return math.inf
         at = math.inf
-        hungry = [line.ask_at for line in self._lines.values() if line.unserved > 0]
+        hungry = min((line.wanted_at(now) for line in self._lines.values()), default=math.inf)
         # Threads that are busy need no slots; the first one to be free brings the question up again.
-        if hungry and self._free(now) > 0:
-            at = max(min(hungry), self._last_due + self._linger)
+        if hungry < math.inf and self._free(now) > 0:
+            at = max(hungry, self._last_due + self._linger)
             # Where slots are due as soon as they are asked for, nothing else would keep questions apart.
             at = max(at, self._exchanged_at + BREATH_S) if self.is_busy(now) else at
         if self._urgent or any(line.owes for line in self._lines.values()):
@@ -349,7 +384,12 @@ class Agent:
             self._is_away = False
             for line in self._lines.values():
                 self._void(line)
+        for ask in request.tasks:
+            if ask.slots:
+                self._lines[ask.task].is_ample = True
         for grant in answer.grants:
+            if grant.delay > AT_ONCE_S:
+                self._lines[grant.task].is_ample = False
             slot = Slot(grant.task, now + grant.delay, grant.epoch, grant.probe, grant.place)
             self._lines[grant.task].add(slot)
         served = Counter(grant.task for grant in answer.grants)
@@ -439,9 +479,9 @@ class Agent:
         line.limit = limit
         return line
 
-    def _due_slot(self, line: _Line, now: float) -> bool:
-        while line.slots and line.slots[0].due < now - STALE_S and not line.slots[0].probe:
-            line.let_go(line.slots.popleft())
+    @staticmethod
+    def _due_slot(line: _Line, now: float) -> bool:
+        line.drop_stale(now)
         return bool(line.slots) and line.slots[0].due <= now
 
     @staticmethod
@@ -462,7 +502,7 @@ class Agent:
         """Slots that this process could use beyond those in hand."""
         pace = self._pace_now(now)
         for line in self._lines.values():
-            self._due_slot(line, now)  # lets go of stale ones, also where no job waits any more
+            line.drop_stale(now)  # also where no job waits any more
         # Where it has more of them due than it comes to use, they would only go stale.
         due, most = sum(line.due(now) for line in self._lines.values()), max(MOST_DUE, round(pace * STALE_S))
         if due > most // 2:
@@ -480,7 +520,7 @@ class Agent:
             yield task, self._lines[task]
 
     def _ask(self, task: TaskId, line: _Line, free: int, now: float) -> Ask:
-        wanted = min(free, line.unserved) if line.unserved > 0 and line.ask_at <= now else 0
+        wanted = min(free, max(0, line.wanted(now))) if line.ask_at <= now else 0
         ask = Ask(
             task,
             line.limit,
