@@ -139,7 +139,7 @@ class CurlTransport(httpx.BaseTransport):
             raise httpx.ConnectTimeout("the lookup of the name took too long", request=request) from error
         except OSError as error:
             raise httpx.ConnectError(str(error), request=request) from error
-        if ":" in host or "%" in "".join(place.addresses):
+        if place.addresses == (host,) or ":" in host or "%" in "".join(place.addresses):
             return ""  # an address already, or one of this machine's links, which only the system can read
         return f"+{host}:{url.port or _DEFAULT_PORTS[url.scheme]}:{','.join(place.addresses)}"
 
