@@ -51,6 +51,10 @@ class DramatiqTransport:
             f"  return redis.call('SISMEMBER', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1\n"
             f"end\n"
         )
+        # Who lives, as `recover.lua` notes it.
+        self.workers_lua = (
+            f"local function workers() return redis.call('ZRANGE', '{prefix}:alive', 0, -1) end\n"
+        )
         # What Dramatiq's own `ack` does.
         self.acknowledge_lua = (
             f"local function acknowledge(holder, queue, id)\n"
@@ -114,6 +118,7 @@ class OutboxTransport(DramatiqTransport):
             f"local function queued(queue, id) return false end\n"
         )
         self.holds_lua = "local function holds(holder, queue, id) return true end\n"
+        self.workers_lua = "local function workers() return {} end\n"
         self.acknowledge_lua = "local function acknowledge(holder, queue, id) end\n"
         self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
         self.backlog_lua = (

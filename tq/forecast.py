@@ -22,11 +22,13 @@ FARTHEST = timedelta(days=365)
 class Forecast:
     """When a run is expected to end; or why that cannot be told, because nothing is carried out.
 
-    `in_time` is false when its deadline comes first, at which the jobs that are left expire.
+    `in_time` is false when its deadline comes first, at which the jobs that are left expire; `next_goes_on`
+    is whether there is then a next run that begins with those who were not reached.
     """
 
     ends_at: datetime | None
     in_time: bool = True
+    next_goes_on: bool = False
     held: str = ""
 
 

@@ -2,10 +2,14 @@
 
 Pure. A user's place in a task is a hash, so the same minute every day, whoever else is enabled.
 It must never change between releases: a test pins it, and `store/lua/places.lua` computes the same.
+
+A run passes the places in their cyclic order. It begins at place 0, unless the run before it was cut: then
+where that one stopped, so that those whom it did not reach come first. How far along its order a run meets a
+place is the place's position; windows, slots and cursors go by positions, so all slots come earlier by as much.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from tq.clock import MILLISECOND
@@ -23,26 +27,44 @@ def place_of(task_id: TaskId, user_id: UserId) -> int:
     return int(hashlib.sha1(f"{task_id}|{user_id}".encode(), usedforsecurity=False).hexdigest()[:8], 16) >> 1
 
 
-def slot_offset(place: int, spread: timedelta) -> timedelta:
-    """How long after a run's start the slot of a place begins."""
-    [slot] = slots_of([place], spread)
+def position_of(place: int, first: int) -> int:
+    """How far along an order that begins at the place `first` a place stands: 0 to 2**31 - 1."""
+    return (place - first) % PLACES
+
+
+def stretches(first: int, *, after: int, upto: int = LAST_PLACE) -> Iterator[tuple[int, int]]:
+    """The places at the positions beyond `after` and up to `upto`, in their order.
+
+    Each stretch is told as a page is asked for: by the place before its first one, and its last place.
+    There are two where the order goes round in between.
+    """
+    while after < upto:
+        begin = (first + after + 1) % PLACES
+        end = min(begin + upto - after - 1, LAST_PLACE)
+        yield begin - 1, end
+        after = position_of(end, first)
+
+
+def slot_offset(position: int, spread: timedelta) -> timedelta:
+    """How long after a run's start the slot of a position begins."""
+    [slot] = slots_of([position], spread)
     return slot * SLOT
 
 
-def slots_of(places: Iterable[int], spread: timedelta) -> list[int]:
-    """In which slot, counted from a run's start, each place is served."""
+def slots_of(positions: Iterable[int], spread: timedelta) -> list[int]:
+    """In which slot, counted from a run's start, each position is served."""
     spread_ms, slot_ms = spread // MILLISECOND, SLOT // MILLISECOND
-    return [(place * spread_ms >> 31) // slot_ms for place in places]
+    return [(position * spread_ms >> 31) // slot_ms for position in positions]
 
 
 def last_place_due(elapsed: timedelta, spread: timedelta) -> int:
-    """The last place whose slot has begun `elapsed` after the start; -1 before the start."""
+    """The last position whose slot has begun `elapsed` after the start; -1 before the start."""
     if elapsed < timedelta(0):
         return -1
     end_of_slot = elapsed - elapsed % SLOT + SLOT
     if end_of_slot >= spread:
         return LAST_PLACE
-    # place * spread >> 31 < end, for whole numbers: place < end * 2**31 / spread, rounded up.
+    # position * spread >> 31 < end, for whole numbers: position < end * 2**31 / spread, rounded up.
     return -(-(end_of_slot // MILLISECOND * PLACES) // (spread // MILLISECOND)) - 1
 
 

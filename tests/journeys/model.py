@@ -16,6 +16,10 @@ Where the design leaves a choice, this is what is expected:
 - A share that is skipped as a whole counts who has the task enabled by that interval when it is claimed.
 - What is over while it waits for its retry, or for the end of a pause, ends when it comes up or when somebody
   looks for such jobs: here every ten minutes.
+- A run was cut if its deadline came, or was brought forward by the next run, before everybody in it had a first
+  call: whose slot had not come, and whose job waited for the end of a pause, was not reached. The next run of the
+  same users that is carried out begins its order with the first of these. One that was cancelled was not cut: the
+  next begins where it had begun.
 - A deleted user who comes back is a new one.
 """
 
@@ -36,6 +40,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 SLOT = timedelta(seconds=10)
 MEND = timedelta(minutes=10)
+PLACES = 2**31
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 EVERYTHING = "*"
@@ -225,25 +230,45 @@ class Run:
 
 @dataclass(eq=False)
 class Share:
-    """A cohort's part of a run: everybody whose slot is not later than `reached` has had their turn."""
+    """A cohort's part of a run: everybody whose slot is not later than `reached` has had their turn.
+
+    Its order goes round from the place `first` on; `unreached` is how far along it those begin who had no call.
+    """
 
     run: Run
     cohort: Cohort
     start: datetime
     spread: timedelta
     deadline: datetime
+    first: int = 0
     reached: datetime | None = None
+    unreached: int | None = None
     done: bool = False
     keep_their_place: set[str] = field(default_factory=set)
 
     def has_ended(self) -> bool:
         return self.done and not any(job.share is self for job in self.run.jobs.values())
 
-    def slot_of(self, user_id: str) -> datetime:
+    def position_of(self, user_id: str) -> int:
         digest = hashlib.sha1(f"{self.run.task.id}|{user_id}".encode(), usedforsecurity=False).hexdigest()
-        place = int(digest[:8], 16) >> 1  # of 2**31 along the window
-        offset = place * (self.spread // MILLISECOND) // 2**31 * MILLISECOND
+        return ((int(digest[:8], 16) >> 1) - self.first) % PLACES
+
+    def slot_of(self, user_id: str) -> datetime:
+        offset = self.position_of(user_id) * (self.spread // MILLISECOND) // PLACES * MILLISECOND
         return self.start + offset - offset % SLOT
+
+    def passed(self) -> int:
+        """How many positions along the window have had their turn."""
+        if self.reached is None:
+            return 0
+        elapsed = self.reached - self.start
+        end = (elapsed - elapsed % SLOT + SLOT) // MILLISECOND
+        spread = self.spread // MILLISECOND
+        return PLACES if end >= spread else -(-end * PLACES // spread)
+
+    def note_unreached(self, position: int) -> None:
+        if self.unreached is None or position < self.unreached:
+            self.unreached = position
 
     def is_yet_to_come(self, user_id: str) -> bool:
         return not self.done and (self.reached is None or self.slot_of(user_id) > self.reached)
@@ -502,12 +527,34 @@ class Model:
             for user_id in self._members(task.id, cohort):
                 self._note(run, user_id, f"skipped:{skip}", calls=None)
             return
-        share = Share(run, cohort, start, spread, max(nominal, self.now) + lateness)
+        first = self._first_after(cohort, task, Overlap.ALLOW if caught_up else task.overlap)
+        share = Share(run, cohort, start, spread, max(nominal, self.now) + lateness, first)
         run.shares.append(share)
         self._last[task.id, cohort] = share
         if run not in self._active:
             self._active.append(run)
             run.over = False
+
+    def _first_after(self, cohort: Cohort, task: TaskType, overlap: Overlap) -> int:
+        """Where the order of a cohort's next share begins."""
+        last = self._last.get((task.id, cohort))
+        if last is None:
+            return 0
+        if last.run.cancelled:
+            return last.first
+        if overlap is not Overlap.REPLACE and last.deadline > self.now + MINUTE:
+            return 0
+        left = [
+            last.position_of(job.user_id)
+            for job in last.run.jobs.values()
+            if job.share is last and job.attempt == 1
+        ]
+        left += [] if last.unreached is None else [last.unreached]
+        left += [] if last.done else [last.passed()]
+        if not left:
+            return 0
+        last.note_unreached(min(left))
+        return (last.first + min(left)) % PLACES
 
     # Who has a part in it
 
@@ -569,8 +616,14 @@ class Model:
         if share.done:
             return
         if run.cancelled or self.now > share.deadline:
-            for user_id in self._expected(share):
+            expected = self._expected(share)
+            for user_id in expected:
                 self._note(run, user_id, self._unmade(share), calls=None)
+            if expected and not run.cancelled:
+                # Where nobody is left before the order goes round, it is from there on.
+                round_at = PLACES - share.first
+                is_round = min(map(share.position_of, expected)) >= round_at
+                share.note_unreached(max(share.passed(), round_at if is_round else 0))
             share.done = True
             return
         if self._is_paused(run.task.id):
@@ -601,7 +654,7 @@ class Model:
         if self._is_paused(task.id):
             return
         if share.run.cancelled or self.now > share.deadline:
-            self._end(job, self._unmade(share), calls=job.attempt - 1)
+            self._end_unmade(job)
             return
         slot = share.slot_of(job.user_id)
         self.calls.append(((task.id, job.user_id, nominal), job.attempt, self.now, slot))
@@ -637,8 +690,14 @@ class Model:
         for run in self._active:
             for job in list(run.jobs.values()):
                 if run.cancelled or self.now > job.share.deadline:
-                    self._end(job, self._unmade(job.share), calls=job.attempt - 1)
+                    self._end_unmade(job)
         self._close()
+
+    def _end_unmade(self, job: Job) -> None:
+        share = job.share
+        if job.attempt == 1 and not share.run.cancelled:
+            share.note_unreached(share.position_of(job.user_id))
+        self._end(job, self._unmade(share), calls=job.attempt - 1)
 
     def _end(self, job: Job, how: str, *, calls: int | None) -> None:
         del job.share.run.jobs[job.user_id]

@@ -35,7 +35,7 @@ from tq.models import (
     scheduled_run_id,
 )
 from tq.settings import Settings
-from tq.slots import LAST_PLACE, place_of
+from tq.slots import LAST_PLACE, place_of, position_of, stretches
 from tq.store import QueuedMessage, QueuedMessages, Store
 from tq.store.keys import TABLE
 from tq.store.ledger import End, Step
@@ -74,6 +74,17 @@ class ListTransport:
         self.holds_lua = (
             f"local function holds(holder, queue, id)\n"
             f"  return redis.call('SISMEMBER', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1\n"
+            f"end\n"
+        )
+        self.workers_lua = (
+            f"local function workers()\n"
+            f"  local found, met = {{}}, {{}}\n"
+            f"  for _, text in ipairs(redis.call('SMEMBERS', '{namespace}.held')) do\n"
+            f"    local holder = string.match(text, '^[^|]*')\n"
+            f"    if not met[holder] then table.insert(found, holder) end\n"
+            f"    met[holder] = true\n"
+            f"  end\n"
+            f"  return found\n"
             f"end\n"
         )
         self.acknowledge_lua = (
@@ -387,7 +398,12 @@ def next_step(store: Store, run_id: RunId, *, share: int = 0, size: int = 1000) 
     """The step that a distributor would take from where the share's cursor is."""
     run = store.runs.get(run_id)
     part = run.shares[share]
-    page = store.preferences.page(run.task_id, Cohort.parse(part.cohort), after=part.cursor, size=size)
+    # As far as the order does not go round: after that the next step.
+    after, upto = next(stretches(part.first, after=part.cursor), (LAST_PLACE, LAST_PLACE))
+    page = store.preferences.page(
+        run.task_id, Cohort.parse(part.cohort), after=after, upto=upto, size=size, run_id=run_id, share=share
+    )
+    reached = position_of(page.reached, part.first)
     alike: dict[str, list[UserId]] = defaultdict(list)
     for member in page.members:
         alike[member.parameters].append(member.user_id)
@@ -408,9 +424,7 @@ def next_step(store: Store, run_id: RunId, *, share: int = 0, size: int = 1000) 
         )
         for parameters, user_ids in alike.items()
     ]
-    return Step(
-        share, part.cursor, page.reached, page.reached == LAST_PLACE, store.clock.now(), batches=batches
-    )
+    return Step(share, part.cursor, reached, reached == LAST_PLACE, store.clock.now(), batches=batches)
 
 
 def users_in(step: Step) -> list[UserId]:

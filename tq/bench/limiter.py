@@ -137,6 +137,7 @@ class NoTransport:
 
     enqueue_lua = ""
     holds_lua = ""
+    workers_lua = ""
     acknowledge_lua = ""
     take_back_lua = ""
     backlog_lua = ""

@@ -25,7 +25,7 @@ from tq.cli.output import (
     terminal,
 )
 from tq.errors import InvalidInput, StoreUnavailable
-from tq.models import JobResult, Run, RunId, RunStatus, Share, format_duration
+from tq.models import JobResult, Run, RunId, RunKind, RunStatus, Share, format_duration
 from tq.models.runs import EVERYBODY, NAMED
 from tq.slots import PLACES
 
@@ -312,8 +312,11 @@ def _document(run: Run, expected: "Forecast | None") -> dict[str, Any]:
                 "start_at": share.start_at,
                 "spread": share.spread,
                 "deadline_at": share.deadline_at,
+                "first": share.first,
+                "begins_at_percent": _percent_of(share.first),
                 "cursor": share.cursor,
                 "reached_percent": _percent(share),
+                "cut_at_percent": None if share.unreached is None else _percent_of(share.unreached),
                 "done": share.done,
             }
             for share in run.shares
@@ -322,7 +325,25 @@ def _document(run: Run, expected: "Forecast | None") -> dict[str, Any]:
 
 
 def _percent(share: Share) -> float:
-    return 100.0 if share.done else round((share.cursor + 1) / PLACES * 100, 1)
+    return 100.0 if share.done else _percent_of(share.cursor + 1)
+
+
+def _percent_of(places: int) -> float:
+    return round(places / PLACES * 100, 1)
+
+
+def _order_told(run: Run) -> list[str]:
+    """Of the shares that were cut, or begin where others were: where in their order."""
+    told = []
+    for share in run.shares:
+        if share.first:
+            at = f"{_percent_of(share.first):g} % of the usual order"
+            told.append(f"{_who(share)}: begun at {at}, with those whom the run before did not reach")
+        if share.unreached is not None:
+            then = ", where the next run begins" if run.kind is RunKind.SCHEDULE else ""
+            at = f"{_percent_of(share.unreached):g} % of this run's order"
+            told.append(f"{_who(share)}: cut at {at}{then}")
+    return told
 
 
 def _who(share: Share) -> str:
@@ -347,7 +368,8 @@ def end_told(expected: "Forecast") -> str:
     if expected.ends_at is None:
         return f"held: {expected.held}"
     late = "" if expected.in_time else ", at its deadline, before everybody is served"
-    return f"expected end {shown(expected.ends_at)}{late}"
+    then = "; the next run begins with those who are left" if expected.next_goes_on else ""
+    return f"expected end {shown(expected.ends_at)}{late}{then}"
 
 
 def _sentence(run: Run, expected: "Forecast | None") -> str:
@@ -420,6 +442,8 @@ def _show_for_people(run: Run, expected: "Forecast | None", still_open: Sequence
                 for share in run.shares
             ],
         )
+    if told := _order_told(run):
+        say("\n" + "\n".join(told))
 
 
 def _result_row(result: JobResult) -> tuple[object, ...]:

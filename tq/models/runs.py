@@ -68,13 +68,20 @@ class RunCounts(Model):
 
 
 class Share(Model):
-    """The part of a run that one cohort is; `cursor` is the place up to which it has been fanned out."""
+    """The part of a run that one cohort is.
+
+    It goes through the cohort's places from `first` on and round to the one before; `cursor` is the position
+    in that order up to which it has been fanned out. If it was cut, `unreached` is the position from which on
+    it did not reach everybody before its deadline.
+    """
 
     cohort: str
     start_at: datetime
     spread: timedelta
     deadline_at: datetime
+    first: int = 0
     cursor: int = -1
+    unreached: int | None = None
     done: bool = False
     open: int = 0
 

@@ -32,7 +32,7 @@ from tq.models import (
 from tq.models.runs import Wait
 from tq.runtime import Runtime
 from tq.schedule import falls_once_a_date
-from tq.slots import LAST_PLACE, SLOT, last_place_due, next_slot, slots_of
+from tq.slots import LAST_PLACE, SLOT, last_place_due, next_slot, position_of, slots_of, stretches
 from tq.store.ledger import Step
 from tq.store.preferences import DEFAULT_INTERVAL, Cohort, Member, Page
 
@@ -67,8 +67,9 @@ def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> i
         others = runtime.store.runs.out_of_room(task.id) - {run_id}
         room = room_of(run.counts, rate=runtime.outlook(task).rate, runs=len(others) + 1)
     now = runtime.store.now()
-    sent = 0
+    sent = passed_over = 0
     is_held = False
+    _tell_beginning(run, now)
     for index, share in enumerate(run.shares):
         while is_due(run, share, now) and (room > 0 or is_over(run, share, now)):
             step = _step(runtime, run, index, share, task, now, room)
@@ -76,13 +77,15 @@ def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> i
             if added is None:
                 logger.info("distribution left to another", run_id=run_id, jobs=sent)
                 return sent
-            sent, room = sent + added, room - added
+            sent, room, passed_over = sent + added, room - added, passed_over + step.passed_over
             share = share.model_copy(update={"cursor": step.reached, "done": step.done})
             if runtime.stopping.is_set():
                 return sent
         is_held = is_held or is_due(run, share, now)
     _note_wait(runtime, run, is_held=is_held)
     runtime.store.agenda.distribute_by(run_id, now + REFILL if is_held else _next_slot(run, now))
+    if passed_over and run.cancelled_at is None:
+        _tell_cut(run, sent, passed_over)
     if sent:
         logger.info("run distributed", run_id=run_id, task_id=task.id, jobs=sent, more_is_due=is_held)
     return sent
@@ -119,11 +122,13 @@ def _step(
 ) -> Step:
     """The step that a share takes from its cursor on."""
     over = is_over(run, share, now)
+    # As far as the order does not go round; what lies beyond is the next step's.
+    after, upto = next(stretches(share.first, after=share.cursor, upto=_last_place(run, share, now)))
     page = runtime.store.preferences.page(
         run.task_id,
         share.cohort,
-        after=share.cursor,
-        upto=_last_place(run, share, now),
+        after=after,
+        upto=upto,
         size=PAGE if over else min(PAGE, room),
         run_id=run.id,
         share=index,
@@ -132,15 +137,38 @@ def _step(
     left_out = {
         number for number in changed if not _is_expected(runtime, run, task, share, page.member(number))
     }
+    reached = position_of(page.reached, share.first)
     return Step(
         index,
         share.cursor,
-        page.reached,
-        done=page.reached >= LAST_PLACE,
+        reached,
+        done=reached >= LAST_PLACE,
         wake_at=_next_slot(run, now),
         batches=[] if over else _batches(run, index, share, page, left_out),
         passed_over=len(page.user_ids) - len(left_out) if over else 0,
         departures=page.departures,
+    )
+
+
+def _tell_beginning(run: Run, now: datetime) -> None:
+    late = [share for share in run.shares if share.first and share.cursor < 0 and is_due(run, share, now)]
+    if late:
+        logger.warning(
+            "run begins with those whom the one before did not reach",
+            run_id=run.id,
+            task_id=run.task_id,
+            shares=len(late),
+        )
+
+
+def _tell_cut(run: Run, sent: int, passed_over: int) -> None:
+    reached = run.counts.expected + sent
+    logger.warning(
+        "run was cut before it had reached everybody",
+        run_id=run.id,
+        task_id=run.task_id,
+        not_reached=passed_over,
+        reached_percent=round(100 * reached / (reached + passed_over), 1),
     )
 
 
@@ -165,7 +193,8 @@ def _note_wait(runtime: Runtime, run: Run, *, is_held: bool) -> None:
 def _batches(run: Run, index: int, share: Share, page: Page, left_out: Set[int]) -> list[Batch]:
     """The jobs of a page: one batch for all that are served in the same slot with the same parameters."""
     alike: dict[tuple[int, str], list[UserId]] = defaultdict(list)
-    slots = slots_of(page.places, share.spread)
+    positions = [position_of(place, share.first) for place in page.places] if share.first else page.places
+    slots = slots_of(positions, share.spread)
     for number, (user_id, slot) in enumerate(zip(page.user_ids, slots, strict=True)):
         if number not in left_out:
             alike[slot, page.parameters.get(number, "")].append(user_id)

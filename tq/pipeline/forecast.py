@@ -2,7 +2,7 @@
 
 from tq.errors import TaskNotFound
 from tq.forecast import Forecast, expected_end
-from tq.models import Run, RunStatus
+from tq.models import Run, RunKind, RunStatus
 from tq.models.runs import Wait
 from tq.runtime import Runtime
 
@@ -33,4 +33,9 @@ def forecast(runtime: Runtime, run: Run) -> Forecast | None:
         rate=outlook.rate / (len(others) + 1),
         now=runtime.store.now(),
     )
-    return Forecast(min(ends_at, run.deadline_at), in_time=ends_at <= run.deadline_at)
+    in_time = ends_at <= run.deadline_at
+    return Forecast(
+        min(ends_at, run.deadline_at),
+        in_time=in_time,
+        next_goes_on=not in_time and run.kind is RunKind.SCHEDULE,
+    )

@@ -143,6 +143,8 @@ class Connection:
             head += self._transport.enqueue_lua
         if "holds(" in text:
             head += self._transport.holds_lua
+        if "workers(" in text:
+            head += self._transport.workers_lua
         if "acknowledge(" in text:
             head += self._transport.acknowledge_lua
         if "take_back(" in text:

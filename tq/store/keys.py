@@ -27,7 +27,7 @@ class Key:
 RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
 
 # Raised with every change after which an earlier program would misread what is stored.
-DATA_VERSION = 2
+DATA_VERSION = 3
 
 TABLE = {
     "data_version": Key(

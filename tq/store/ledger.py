@@ -161,7 +161,11 @@ class Ledger:
         match ending:
             case End(_, result):
                 full = result.to_json() if result.status is JobStatus.FAILED else ""
-                return [*who, result.status.value, result.reason or "", pack_result(result), full, "", "", ""]
+                is_unreached = result.status is JobStatus.EXPIRED and result.attempts == 0
+                return [
+                    *(*who, result.status.value, result.reason or "", pack_result(result), full),
+                    *(int(is_unreached), "", ""),
+                ]
             case Retry(_, delay, spent, priority, failed_at):
                 following = envelope.next_attempt(spent=spent, failed_at=failed_at)
                 message = self._transport.job_message(following, priority)

@@ -1,5 +1,6 @@
 """Runs as they stand: their ledger, their shares, and who is still open."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -7,7 +8,7 @@ from tq.clock import from_ms
 from tq.errors import RunNotFound
 from tq.models import JobStatus, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskId, UserId
 from tq.models.runs import Wait
-from tq.slots import LAST_PLACE, PLACES
+from tq.slots import LAST_PLACE, PLACES, stretches
 from tq.store.connection import Connection, chunks
 from tq.store.preferences import Cohort
 
@@ -90,17 +91,25 @@ class Runs:
         """How many members each share has beyond its cursor; about, from how many its cohort has now."""
         found = self._redis.call("HGETALL", self._keys("cells", run.task_id))
         cells = [(Cohort.parse(cell), int(members)) for cell, members in found.items()]
-        listed = self._redis.calls(
+        to_come = [
+            (index, after, end)
+            for index, share in enumerate(run.shares)
+            for after, end in stretches(share.first, after=share.cursor)
+        ]
+        counts = self._redis.calls(
             [
-                ("ZCOUNT", self._keys("members", run.id, str(index)), f"({share.cursor}", "+inf")
-                for index, share in enumerate(run.shares)
+                ("ZCOUNT", self._keys("members", run.id, str(index)), f"({after}", end)
+                for index, after, end in to_come
             ]
         )
+        listed = Counter[int]()
+        for (index, _, _), count in zip(to_come, counts, strict=True):
+            listed[index] += int(count)
         left = []
-        for share, others in zip(run.shares, listed, strict=True):
+        for index, share in enumerate(run.shares):
             cohort = Cohort.parse(share.cohort)
             members = sum(members for cell, members in cells if cohort.has(cell))
-            left.append(0.0 if share.done else members * (LAST_PLACE - share.cursor) / PLACES + others)
+            left.append(0.0 if share.done else members * (LAST_PLACE - share.cursor) / PLACES + listed[index])
         return left
 
 
@@ -136,12 +145,15 @@ def _paired(flat: list[str]) -> Fields:
 
 
 def _share(fields: dict[str, str], index: int) -> Share:
+    unreached = fields.get(f"{index}:unreached")
     return Share(
         cohort=fields[f"{index}:cohort"],
         start_at=from_ms(int(fields[f"{index}:start"])),
         spread=timedelta(milliseconds=int(fields[f"{index}:spread"])),
         deadline_at=from_ms(int(fields[f"{index}:deadline"])),
+        first=int(fields.get(f"{index}:first", "0")),
         cursor=int(fields[f"{index}:cursor"]),
+        unreached=None if unreached is None else int(unreached),
         done=fields[f"{index}:done"] == "1",
         open=int(fields[f"{index}:open"]),
     )

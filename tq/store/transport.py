@@ -61,6 +61,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def workers_lua(self) -> str:
+        """Lua that defines `workers()`: the processes that fetch messages, by the names under which they hold them."""
+        ...
+
+    @property
     def acknowledge_lua(self) -> str:
         """Lua that defines `acknowledge(holder, queue, id)`: a process is done with a message that it has fetched.
 

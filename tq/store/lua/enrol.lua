@@ -170,10 +170,11 @@ local function stay_in_claimed_runs(task, cell, new_cell, user)
     nominal = tonumber(nominal)
     if kind == 'schedule' and moved_at < nominal then
       for share = 0, tonumber(shares) - 1 do
-        local cohort, cursor, done = unpack(redis.call('HMGET', K.shares(run), share .. ':cohort',
-          share .. ':cursor', share .. ':done'))
+        local cohort, cursor, done, first = unpack(redis.call('HMGET', K.shares(run), share .. ':cohort',
+          share .. ':cursor', share .. ':done', share .. ':first'))
+        local position = position_of(place, tonumber(first or '0'))
         local was_there = string.sub(cohort, 1, 1) == '*' or rezoned_at < nominal
-        if done == '0' and tonumber(cursor) < place and was_there
+        if done == '0' and tonumber(cursor) < position and was_there
           and is_in(cell, cohort) and not is_in(new_cell, cohort) then
           redis.call('ZADD', K.members(run, share), place, user)
           -- Who came there by a change of zone may have had that date's turn elsewhere.

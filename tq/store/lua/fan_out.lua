@@ -13,6 +13,7 @@
 -- include: now
 -- include: places
 -- include: enabled
+-- include: reach
 -- include: ledger
 -- include: ended_by
 -- include: user_pauses
@@ -83,6 +84,7 @@ local passed_over = tonumber(ARGV[8])
 if passed_over > 0 then
   local status, reason = ended_by(run, task, 0, now)
   count(run, status, reason, passed_over)
+  if status ~= 'cancelled' then note_unreached(run, share, tonumber(seen) + 1) end
 end
 count(run, 'expected', '', sent + skipped + passed_over)
 redis.call('HSET', shares_key, share .. ':cursor', cursor, share .. ':done', ARGV[6])

@@ -4,11 +4,14 @@
 --       attempt fourteen texts:
 --       the process that has worked it ('' if that was not noted), the queue and id of its message,
 --       run, user, task, number of the attempt, status ('again' for a retry), reason,
---       and for an end: the result, the failure in full ('' if it did not fail), '', '', ''
+--       and for an end: the result, the failure in full ('' if it did not fail), 1 if its deadline passed
+--                       before any call, '', ''
 --       for a retry: delay (ms), state, queue, message id, message body
 -- Returns per attempt 1, or 0 if the job has ended already or another attempt is on its way: then
 -- nothing was changed. The last number is how many runs were closed.
 -- include: now
+-- include: places
+-- include: reach
 -- include: ledger
 local history, ttl_s, failures_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -52,6 +55,7 @@ for k = 5, #ARGV, 14 do
     table.insert(answers, 1)
   else
     close_job(run, user, state)
+    if ARGV[i + 8] == '1' then note_uncalled(run, share_of(state), task, user) end
     count(run, status, ARGV[i + 5], 1)
     add_result(task, user, ARGV[i + 6], history, ttl_s)
     if ARGV[i + 7] ~= '' then add_failure(task, run .. '|' .. user, ARGV[i + 7]) end

@@ -22,6 +22,9 @@ local function close_if_done(run, now)
   return true
 end
 
+-- Of which share a job is, by its state.
+local function share_of(state) return string.match(state, '^%d+|%d+|(%d+)|') end
+
 -- Takes a job out of the open set, and off the agenda what waits there for it; its state says which
 -- share it is of.
 local function close_job(run, user, state)
@@ -32,7 +35,7 @@ local function close_job(run, user, state)
     if redis.call('HDEL', K.agenda_messages(), retry) == 1 then redis.call('HINCRBY', K.run(run), 'waiting', -1) end
     redis.call('HDEL', K.agenda_messages(), put_off)
   end
-  redis.call('HINCRBY', K.shares(run), string.match(state, '^%d+|%d+|(%d+)|') .. ':open', -1)
+  redis.call('HINCRBY', K.shares(run), share_of(state) .. ':open', -1)
 end
 
 local function count(run, status, reason, jobs)

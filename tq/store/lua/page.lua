@@ -15,7 +15,6 @@
 local task, cohort = ARGV[2], ARGV[3]
 local after, upto, wanted = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local listed = K.members(ARGV[7], ARGV[8])
-local PLACES = 2147483648
 local cells, size = cells_of(task, cohort)
 size = size + redis.call('ZCARD', listed)
 local reached = upto

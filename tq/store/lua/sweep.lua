@@ -7,6 +7,8 @@
 -- Returns the cursor ('0' when all were seen), how many were ended, and per job without an entry its
 -- user and its state.
 -- include: now
+-- include: places
+-- include: reach
 -- include: ledger
 -- include: ended_by
 local history, ttl_s, run, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[7])
@@ -28,6 +30,7 @@ for i = 1, #page[2], 2 do
   local status, reason = ended_by(run, task, deadline, now)
   if status and (waits or now > math.min(deadline, tonumber(cancelled_at or deadline)) + grace) then
     close_job(run, user, state)
+    if status ~= 'cancelled' and attempt == '1' then note_uncalled(run, share, task, user) end
     count(run, status, reason, 1)
     add_result(task, user, unmade(run, status, reason, nominal, tonumber(attempt) - 1, now), history, ttl_s)
     ended = ended + 1
