@@ -11,9 +11,10 @@ from actors.broker import DEAD_AFTER_MS, Broker
 from actors.consumer import Consumer
 from actors.encoding import EXECUTE, MessageEncoder
 from actors.transport import DramatiqTransport
+from tests.store import DIGEST, HOUR, NINE, claim, distribute, frozen, running, share_of
 from tests.waiting import eventually
 from tq.errors import NotHeld, StoreUnavailable
-from tq.models import SUSPECTS, Batch, Envelope, Priority, UserId
+from tq.models import SUSPECTS, Batch, Envelope, Priority, UserId, scheduled_run_id
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.store import Store
@@ -65,6 +66,32 @@ def test_a_message_that_the_store_wrote_is_what_a_consumer_reads(broker: Broker,
     assert message is not None
     assert message.actor_name == EXECUTE
     assert message.args[0].to_wire() == make_envelope("ada").to_wire()
+
+
+@pytest.mark.parametrize("is_called", [True, False])
+def test_a_run_is_cut_if_more_is_left_of_it_than_workers_are_calling(
+    broker: Broker, store: Store, settings: Settings, is_called: bool
+) -> None:
+    run_id = running(store, ["ada", "bob", "cyd"])
+    distribute(store, run_id)
+    others = Broker(settings, [], store.agenda)
+    for one in (broker, others):
+        one.declare_queue(QUEUE)
+        one.recover()
+        message = next(consume(one, prefetch=1))
+        assert message is not None
+        store.ledger.begin([message.args[0]])
+    message = next(consume(broker, prefetch=2))
+    assert message is not None
+    if is_called:
+        store.ledger.begin([message.args[0]])
+
+    frozen(store).advance(HOUR / 2)
+    claim(store, share_of(), nominal_at=NINE + HOUR)
+
+    [share] = store.runs.get(scheduled_run_id(DIGEST, NINE + HOUR)).shares
+    assert (share.first == 0) == is_called
+    others.client.close()
 
 
 def test_a_jobs_message_prints_as_its_id_alone(settings: Settings) -> None:

@@ -1,22 +1,48 @@
 """`tq trigger`, `tq runs` and `tq results`: what was started, and what became of it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
 from tests.cli.conftest import Tq
-from tq.models import RunId, TaskId, UserId
+from tq.models import Overlap, RunId, RunKind, TaskId, UserId, scheduled_run_id
 from tq.pipeline import distribute
 from tq.runtime import Runtime
-from tq.store.preferences import Disable, Enable
+from tq.store.planning import ShareClaim
+from tq.store.preferences import Cohort, Disable, Enable
 
 SYNC = TaskId("hourly_sync")
+HOUR = timedelta(hours=1)
 Work = Callable[[], int]
 
 
 @pytest.fixture(autouse=True)
 def _three_enabled(runtime: Runtime) -> None:
     runtime.store.preferences.apply([Enable(UserId(name), SYNC) for name in ("ada", "bob", "eve")])
+
+
+def claim_hourly(runtime: Runtime, *, hours_ago: int, lasts: timedelta = HOUR) -> RunId:
+    """Claims the run that was due so many hours ago, as the scheduler does; it has so long from now on."""
+    planning = runtime.store.planning
+    runtime.definitions.publish(planning.look(limit=0))
+    look = planning.look(limit=0)
+    definition, task = runtime.definitions.in_force(look.fingerprint)[SYNC]
+    nominal_at = look.now.replace(minute=0, second=0, microsecond=0) - hours_ago * HOUR
+    run_id = scheduled_run_id(SYNC, nominal_at)
+    share = ShareClaim(str(Cohort()), start_at=look.now, spread=timedelta(0), deadline_at=look.now + lasts)
+    planning.claim(
+        run_id,
+        task=task,
+        definition=definition,
+        kind=RunKind.SCHEDULE,
+        nominal_at=nominal_at,
+        overlap=Overlap.REPLACE,
+        shares=[share],
+        distribution=runtime.transport.distribution_message(run_id),
+        distribute_in=HOUR,
+    )
+    return run_id
 
 
 def test_a_run_is_started_for_everybody(tq: Tq, work: Work) -> None:
@@ -219,6 +245,34 @@ def test_a_run_that_goes_on_tells_when_it_is_expected_to_end(tq: Tq, work: Work)
     assert "expected end 20" in told
     assert "expected end 20" in listed_told
     assert (ended["expected_end_at"], ended["held"]) == (None, None)
+
+
+def test_people_are_told_where_a_run_was_cut_and_where_the_next_began(tq: Tq, runtime: Runtime) -> None:
+    first = claim_hourly(runtime, hours_ago=2)
+    distribute(runtime, first, room=1)
+    second = claim_hourly(runtime, hours_ago=1)
+
+    cut, following = (tq("runs", "show", run_id, "--json").document for run_id in (first, second))
+    told, following_told = (tq("runs", "show", run_id).out for run_id in (first, second))
+
+    [its], [next_] = cut["shares"], following["shares"]
+    assert (its["begins_at_percent"], next_["cut_at_percent"]) == (0, None)
+    assert 0 < its["cut_at_percent"] == next_["begins_at_percent"] <= 33.4
+    at = f"{its['cut_at_percent']:g} %"
+    assert f"users in all time zones: cut at {at} of this run's order, where the next run begins\n" in told
+    begun = f"begun at {at} of the usual order, with those whom the run before did not reach\n"
+    assert f"users in all time zones: {begun}" in following_told
+    assert "begun at" not in told
+    assert "cut at" not in following_told
+
+
+def test_of_a_run_that_will_be_cut_it_is_told_that_the_next_goes_on(tq: Tq, runtime: Runtime) -> None:
+    run_id = claim_hourly(runtime, hours_ago=1, lasts=timedelta(0))
+
+    told = tq("runs", "show", run_id).out
+
+    late = "at its deadline, before everybody is served; the next run begins with those who are left"
+    assert late in " ".join(told.split())
 
 
 def test_of_a_run_that_is_held_people_are_told_why(tq: Tq, runtime: Runtime) -> None:

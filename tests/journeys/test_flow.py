@@ -2,6 +2,7 @@
 
 import importlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -15,12 +16,13 @@ from tests.store import agenda_entries, end_of
 from tq.clock import to_ms
 from tq.models import Envelope, Interval, Priority, RunCounts, RunId, RunStatus, TaskId, TaskType, UserId
 from tq.models.runs import Wait
-from tq.pipeline import distribute, forecast, start_run
+from tq.pipeline import distribute, execute, forecast, start_run
 from tq.pipeline.distribute import LEAST_ROOM, MOST_QUEUED, RETRY_BACKLOG, room_of
+from tq.slots import place_of
 from tq.store.agenda import PutOff
 from tq.store.ledger import Retry
 from tq.store.limits import Outlook
-from tq.testing import FakeExecutor, Journey, make_task
+from tq.testing import FakeExecutor, Journey, make_task, utc
 
 # `tq.pipeline.distribute` names the function.
 module = importlib.import_module("tq.pipeline.distribute")
@@ -77,6 +79,20 @@ class Flow:
     def work(self, number: int) -> int:
         """Has so many jobs succeed; returns how many there were."""
         return sum(self.store.ledger.finish([end_of(job) for job in self.take(number)]))
+
+    def serve(self, number: int) -> list[UserId]:
+        """Works jobs as a worker does until so many calls are made, or none are left; returns to whom."""
+        calls = self.journey.executor.jobs
+        before = len(calls)
+        while len(calls) < before + number and (jobs := self.take(1)):
+            execute(self.runtime, jobs[0])
+        return [job.user_id for job in calls[before:]]
+
+    def claim_at(self, instant: str) -> RunId:
+        """Has what is due at an instant claimed; returns the run of it."""
+        self.journey.clock.move_to(instant)
+        [run_id] = self.journey.claim_due()
+        return run_id
 
     def fail(self, number: int) -> None:
         """Has so many jobs fail, to be tried again in an hour."""
@@ -374,6 +390,221 @@ def test_at_any_rates_everybody_is_sent_once_and_the_run_wakes_itself(
     counts = flow.counts(run.id)
     assert counts.expected == 300
     assert counts.expected == counts.success + counts.open
+
+
+# --- Runs that are cut ---------------------------------------------------------------------------------------------
+
+
+MINUTE = timedelta(minutes=1)
+EVERY = 5 * MINUTE
+NOON = utc("2026-11-24T12:00")
+HOURLY = make_task(interval=Interval.hourly(), window=0)
+SPREAD = make_task(interval=Interval.hourly(), window="30m")
+FOR_BEGINNING = "run begins with those whom the one before did not reach"
+FOR_CUT = "run was cut before it had reached everybody"
+
+
+def is_closed(flow: Flow, run_id: RunId, *, users: int) -> bool:
+    """Whether a run has ended and everybody is accounted for, once each."""
+    run = flow.store.runs.get(run_id)
+    return run.status is RunStatus.ENDED and run.counts.expected == run.counts.ended == users
+
+
+def crowd(flow: Flow, users: int) -> list[UserId]:
+    names = [UserId(f"user-{number}") for number in range(users)]
+    for name in names:
+        flow.journey.enable(name, DIGEST)
+    return names
+
+
+def slots_in(flow: Flow, run_id: RunId) -> dict[UserId, timedelta]:
+    """How long after the run's nominal time each user's slot was."""
+    jobs = [job for job in flow.journey.executor.jobs if job.run_id == run_id]
+    return {job.user_id: job.execute_after - job.scheduled_at for job in jobs}
+
+
+def test_users_of_whom_each_run_serves_a_part_only_are_all_served_over_three(
+    flowing: Flowing, lines: list[str]
+) -> None:
+    flow = flowing(HOURLY, rate=20)
+    users = crowd(flow, 300)
+    runs, served, queued = [], [], []
+
+    for hour in (16, 17, 18):
+        runs.append(flow.claim_at(f"2026-11-24T{hour}:00"))
+        called: list[UserId] = []
+        while len(called) < 110:
+            for run_id in runs:
+                flow.step(run_id)
+            called += flow.serve(min(10, 110 - len(called)))
+        served.append(called)
+        queued.append(flow.queued(runs[-1]))
+    flow.rate = 0
+    flow.claim_at("2026-11-24T19:00")
+    flow.step(runs[-1])
+    flow.serve(1)
+
+    # Each is cut with jobs in the queue, who are the first to be served by the next.
+    assert min(queued) > 50
+    assert set().union(*served) == set(users)
+    assert [len(set(called)) for called in served] == [110, 110, 110]
+    in_turn = [user for called in served for user in called]
+    assert max(Counter(in_turn).values()) == 2
+    assert set(in_turn[300:]) <= set(served[0])
+    assert all(is_closed(flow, run_id, users=300) for run_id in runs)
+    assert [flow.counts(run_id).success for run_id in runs] == [110, 110, 110]
+    assert lines.count(FOR_CUT) == 3
+    assert lines.count(FOR_BEGINNING) == 2
+
+
+def test_after_a_cut_slots_come_as_much_earlier_and_after_a_whole_run_at_the_usual_minute_again(
+    flowing: Flowing,
+) -> None:
+    flow = flowing(SPREAD, rate=10_000)
+    users = crowd(flow, 200)
+    usual, cut, after, back = (f"2026-11-24T{hour}:00" for hour in (16, 17, 18, 19))
+
+    def whole(at: str) -> dict[UserId, timedelta]:
+        run_id = flow.claim_at(at)
+        while not flow.store.runs.get(run_id).fanned_out:
+            flow.step(run_id, later=10 * SECOND)
+            flow.serve(1000)
+        assert is_closed(flow, run_id, users=200)
+        return slots_in(flow, run_id)
+
+    usually = whole(usual)
+    cut_run = flow.claim_at(cut)
+    for _ in range(60):
+        flow.step(cut_run, later=10 * SECOND)
+        flow.serve(1000)
+    afterwards = whole(after)
+    back_again = whole(back)
+
+    reached = slots_in(flow, cut_run)
+    cut_at = 10 * MINUTE + 10 * SECOND
+    assert reached == {user: slot for user, slot in usually.items() if slot < cut_at}
+    assert set(afterwards) == set(users)
+    shifts = {(usually[user] - cut_at - afterwards[user]) % (30 * MINUTE) for user in users}
+    assert shifts <= {timedelta(0), 30 * MINUTE - 10 * SECOND, 10 * SECOND}
+    not_reached = set(users) - reached.keys()
+    assert max(afterwards[user] for user in not_reached) <= min(afterwards[user] for user in reached)
+    assert back_again == usually
+
+
+def test_a_run_cut_by_its_deadline_in_a_pause_is_followed_by_one_that_goes_on(begin: Begin) -> None:
+    journey = begin(SPREAD.model_copy(update={"max_lateness": HOUR}), at="2026-11-24T08:59:50")
+    users = {f"user-{number}" for number in range(200)}
+    for user in users:
+        journey.enable(user, DIGEST)
+
+    journey.until("2026-11-24T09:10:05")
+    journey.pause(DIGEST)
+    journey.until("2026-11-24T10:30")
+    journey.resume(DIGEST)
+    reached = set(journey.executor.users)
+    journey.until("2026-11-24T11:14:55")
+    after = journey.executor.users[len(reached) :]
+    journey.until("2026-11-24T12:31")
+
+    assert 0 < len(reached) < 100
+    assert not set(after) & reached
+    nine, ten, eleven, twelve = journey.runs(DIGEST)
+    assert nine.counts.skipped_by_reason == {"paused": 200 - len(reached)}
+    assert (ten.status, ten.reason) == (RunStatus.SKIPPED, "paused")
+    assert eleven.counts == twelve.counts == RunCounts(expected=200, success=200)
+    assert [journey.run(run.id).shares[0].first > 0 for run in (nine, eleven, twelve)] == [False, True, False]
+
+
+def test_an_edit_of_the_interval_leaves_the_next_run_to_go_on_and_another_cohort_at_its_start(
+    flowing: Flowing,
+) -> None:
+    flow = flowing(HOURLY, rate=20)
+    crowd(flow, 300)
+    cut = flow.claim_at("2026-11-24T16:00")
+    flow.step(cut)
+    called = flow.serve(50)
+
+    flow.journey.edit([make_task(interval=Interval.hourly(2), window=0)])
+    flow.journey.claim_due()
+    flow.journey.enable("ada", DIGEST, interval=Interval.hourly())
+    own = flow.claim_at("2026-11-24T17:00")
+    edited = flow.claim_at("2026-11-24T18:00")
+
+    by_cohort = {
+        share.cohort: share.first for run_id in (own, edited) for share in flow.store.runs.get(run_id).shares
+    }
+    assert by_cohort[f"*|{Interval.hourly().canonical}"] == 0
+    assert by_cohort["*|default"] > max(place_of(DIGEST, user) for user in called)
+
+
+def test_a_run_that_begins_elsewhere_is_taken_up_by_others_whoever_ends_in_the_middle(
+    flowing: Flowing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 20)
+    flow = flowing(HOURLY, rate=20)
+    users = crowd(flow, 300)
+    cut = flow.claim_at("2026-11-24T16:00")
+    flow.step(cut)
+    flow.serve(70)
+    run_id = flow.claim_at("2026-11-24T17:00")
+    flow.step(cut)
+    flow.rate = 1000
+
+    # Each process ends after its first step, and one that was late does the same step again.
+    flow.runtime.stopping.set()
+    late, steps = flow.store.runs.get(run_id), 0
+    real = flow.store.runs.get
+    while not flow.store.runs.get(run_id).fanned_out:
+        before = flow.store.runs.get(run_id)
+        flow.step(run_id)
+        monkeypatch.setattr(flow.store.runs, "get", lambda _: late)  # noqa: B023 - called before it changes
+        assert flow.step(run_id) == 0
+        monkeypatch.setattr(flow.store.runs, "get", real)
+        late, steps = before, steps + 1
+    flow.runtime.stopping.clear()
+    called = flow.serve(1000)
+
+    assert steps > 10
+    assert Counter(called) == Counter(users)
+    assert is_closed(flow, run_id, users=300)
+    assert is_closed(flow, cut, users=300)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_however_runs_are_cut_everybody_is_accounted_for_and_nobody_waits_for_ever(
+    flowing: Flowing, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 20)
+    chance = random.Random(seed)
+    task = make_task(
+        interval=Interval.minutely(EVERY // MINUTE), window=chance.choice([0, "1m", "5m"]), missed="skip"
+    )
+    flow = flowing(task, rate=1)
+    users = crowd(flow, 60)
+    runs: list[RunId] = []
+    since_served = dict.fromkeys(users, 0)
+    longest = 0
+
+    for _ in range(12):
+        now = flow.journey.clock.now()
+        flow.journey.clock.move_to(now - (now - NOON) % EVERY + EVERY)
+        runs += flow.journey.claim_due()
+        called: list[UserId] = []
+        for _ in range(26):
+            flow.rate = chance.choice([0, 0.2, 1, 4])
+            for run_id in runs:
+                flow.step(run_id, later=SECOND)
+            called += flow.serve(chance.randint(0, 2))
+        for user in users:
+            since_served[user] = 0 if user in called else since_served[user] + 1
+        longest = max(longest, *since_served.values())
+        runs = [run_id for run_id in runs if flow.store.runs.get(run_id).status is RunStatus.RUNNING]
+
+    # About 26 of 60 have a call from each run.
+    assert longest <= 4
+    for run in flow.journey.runs()[:-1]:
+        flow.serve(1000)
+        assert is_closed(flow, run.id, users=60)
 
 
 # --- Jobs that have no slot ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,11 @@ from tq.slots import (
     last_place_due,
     next_slot,
     place_of,
+    position_of,
     slot_offset,
+    slots_of,
     spread_of,
+    stretches,
 )
 from tq.testing.clock import utc
 
@@ -149,6 +153,65 @@ def test_nothing_new_comes_due_before_the_next_slot(elapsed: timedelta, spread: 
 
 def test_before_the_start_the_next_slot_is_the_first() -> None:
     assert next_slot(-MILLISECOND) == next_slot(timedelta(days=-1)) == ZERO
+
+
+# --- Orders that begin elsewhere -----------------------------------------------------------------------
+
+
+@given(place=places)
+def test_in_the_usual_order_a_place_is_its_own_position(place: int) -> None:
+    assert position_of(place, 0) == place
+
+
+@given(first=places, place=places)
+def test_an_order_goes_round_from_its_first_place_to_the_one_before(first: int, place: int) -> None:
+    following = (place + 1) % PLACES
+
+    assert position_of(first, first) == 0
+    assert 0 <= position_of(place, first) <= LAST_PLACE
+    assert position_of(following, first) == (position_of(place, first) + 1) % PLACES
+
+
+@given(first=places, cuts=st.lists(places, max_size=6), some=st.lists(places, min_size=1, max_size=20))
+def test_wherever_an_order_begins_and_its_steps_end_every_place_is_passed_once(
+    first: int, cuts: list[int], some: list[int]
+) -> None:
+    ends = [*sorted(cuts), LAST_PLACE]
+    passed = [
+        stretch
+        for after, upto in zip([-1, *ends], ends, strict=False)
+        for stretch in stretches(first, after=after, upto=upto)
+    ]
+
+    assert sum(end - before for before, end in passed) == PLACES
+    assert all(-1 <= before < end <= LAST_PLACE for before, end in passed)
+    assert all(sum(before < place <= end for before, end in passed) == 1 for place in [first, *some])
+
+
+@given(first=places, after=st.integers(-1, LAST_PLACE), upto=places)
+def test_the_places_between_two_positions_are_at_most_two_stretches_in_their_order(
+    first: int, after: int, upto: int
+) -> None:
+    found = list(stretches(first, after=after, upto=upto))
+
+    ends = [(position_of(before + 1, first), position_of(end, first)) for before, end in found]
+    assert len(found) <= 2
+    assert all(begin <= end for begin, end in ends)
+    if after < upto:
+        assert (ends[0][0], ends[-1][1]) == (after + 1, upto)
+        assert all(one[1] + 1 == following[0] for one, following in pairwise(ends))
+    else:
+        assert found == []
+
+
+@given(first=places, some=st.lists(places, min_size=2, max_size=20), spread=spreads)
+def test_slots_come_in_the_order_of_positions(first: int, some: list[int], spread: timedelta) -> None:
+    positions = sorted(position_of(place, first) for place in some)
+
+    slots = slots_of(positions, spread)
+
+    assert slots == sorted(slots)
+    assert slots_of([position_of(first, first)], spread) == [0]
 
 
 # --- Late runs -----------------------------------------------------------------------------------------
