@@ -515,6 +515,47 @@ def test_a_run_cut_by_its_deadline_in_a_pause_is_followed_by_one_that_goes_on(be
     assert [journey.run(run.id).shares[0].first > 0 for run in (nine, eleven, twelve)] == [False, True, False]
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+def test_of_a_cut_it_is_told_how_much_of_the_run_was_reached(flowing: Flowing, ends: bool) -> None:
+    told: list[dict[str, object]] = []
+    flow = flowing(HOURLY, rate=20)
+    crowd(flow, 300)
+    cut = flow.claim_at("2026-11-24T16:00")
+    reached = flow.step(cut)
+    flow.claim_at("2026-11-24T17:00")
+    if ends:
+        flow.runtime.stopping.set()
+
+    sink = logger.add(
+        lambda message: told.append(message.record["extra"]), filter=lambda r: r["message"] == FOR_CUT
+    )
+    flow.step(cut)
+    logger.remove(sink)
+
+    assert told == [
+        {
+            "run_id": cut,
+            "task_id": DIGEST,
+            "not_reached": 300 - reached,
+            "reached_percent": round(reached / 3, 1),
+            "next_goes_on": True,
+        }
+    ]
+
+
+def test_a_cancelled_run_is_not_told_of_as_cut(flowing: Flowing, lines: list[str]) -> None:
+    flow = flowing(HOURLY, rate=20)
+    crowd(flow, 300)
+    run_id = flow.claim_at("2026-11-24T16:00")
+    flow.step(run_id)
+    flow.journey.cancel(run_id)
+
+    flow.step(run_id)
+
+    assert flow.counts(run_id).cancelled > 0
+    assert FOR_CUT not in lines
+
+
 def test_an_edit_of_the_interval_leaves_the_next_run_to_go_on_and_another_cohort_at_its_start(
     flowing: Flowing,
 ) -> None:

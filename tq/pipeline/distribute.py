@@ -80,12 +80,12 @@ def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> i
             sent, room, passed_over = sent + added, room - added, passed_over + step.passed_over
             share = share.model_copy(update={"cursor": step.reached, "done": step.done})
             if runtime.stopping.is_set():
+                _tell_cut(run, sent, passed_over)
                 return sent
         is_held = is_held or is_due(run, share, now)
     _note_wait(runtime, run, is_held=is_held)
     runtime.store.agenda.distribute_by(run_id, now + REFILL if is_held else _next_slot(run, now))
-    if passed_over and run.cancelled_at is None:
-        _tell_cut(run, sent, passed_over)
+    _tell_cut(run, sent, passed_over)
     if sent:
         logger.info("run distributed", run_id=run_id, task_id=task.id, jobs=sent, more_is_due=is_held)
     return sent
@@ -162,6 +162,8 @@ def _tell_beginning(run: Run, now: datetime) -> None:
 
 
 def _tell_cut(run: Run, sent: int, passed_over: int) -> None:
+    if not passed_over or run.cancelled_at is not None:
+        return
     reached = run.counts.expected + sent
     logger.warning(
         "run was cut before it had reached everybody",
@@ -169,6 +171,7 @@ def _tell_cut(run: Run, sent: int, passed_over: int) -> None:
         task_id=run.task_id,
         not_reached=passed_over,
         reached_percent=round(100 * reached / (reached + passed_over), 1),
+        next_goes_on=run.kind is RunKind.SCHEDULE,
     )
 
 
