@@ -47,8 +47,11 @@ class DramatiqTransport:
             f"end\n"
         )
         self.holds_lua = (
-            f"local function holds(holder, queue, id)\n"
-            f"  return redis.call('SISMEMBER', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1\n"
+            f"local function holds(holder, queue, ids)\n"
+            f"  local held = {{}}\n"
+            f"  local found = redis.call('SMISMEMBER', '{prefix}:__acks__.'..holder..'.'..queue, unpack(ids))\n"
+            f"  for i, id in ipairs(ids) do held[id] = found[i] == 1 end\n"
+            f"  return held\n"
             f"end\n"
         )
         # Who lives, as `recover.lua` notes it.
@@ -57,10 +60,14 @@ class DramatiqTransport:
         )
         # What Dramatiq's own `ack` does.
         self.acknowledge_lua = (
-            f"local function acknowledge(holder, queue, id)\n"
-            f"  if redis.call('SREM', '{prefix}:__acks__.'..holder..'.'..queue, id) == 1 then\n"
-            f"    redis.call('HDEL', '{prefix}:'..queue..'.msgs', id)\n"
+            f"local function acknowledge(holder, queue, ids)\n"
+            f"  local acks, held = '{prefix}:__acks__.'..holder..'.'..queue, {{}}\n"
+            f"  for i, is_held in ipairs(redis.call('SMISMEMBER', acks, unpack(ids))) do\n"
+            f"    if is_held == 1 then held[#held + 1] = ids[i] end\n"
             f"  end\n"
+            f"  if #held == 0 then return end\n"
+            f"  redis.call('SREM', acks, unpack(held))\n"
+            f"  redis.call('HDEL', '{prefix}:'..queue..'.msgs', unpack(held))\n"
             f"end\n"
         )
         # Likewise, but for the body, which it would throw away.
@@ -117,9 +124,15 @@ class OutboxTransport(DramatiqTransport):
             f"end\n"
             f"local function queued(queue, id) return false end\n"
         )
-        self.holds_lua = "local function holds(holder, queue, id) return true end\n"
+        self.holds_lua = (
+            "local function holds(holder, queue, ids)\n"
+            "  local held = {}\n"
+            "  for _, id in ipairs(ids) do held[id] = true end\n"
+            "  return held\n"
+            "end\n"
+        )
         self.workers_lua = "local function workers() return {} end\n"
-        self.acknowledge_lua = "local function acknowledge(holder, queue, id) end\n"
+        self.acknowledge_lua = "local function acknowledge(holder, queue, ids) end\n"
         self.take_back_lua = "local function take_back(holder, queue, id, body) return body end\n"
         self.backlog_lua = (
             "local function first_of(queue) return '' end\nlocal function backlog(queue) return 0, 0 end\n"

@@ -72,8 +72,12 @@ class ListTransport:
             f"end\n"
         )
         self.holds_lua = (
-            f"local function holds(holder, queue, id)\n"
-            f"  return redis.call('SISMEMBER', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1\n"
+            f"local function holds(holder, queue, ids)\n"
+            f"  local held = {{}}\n"
+            f"  for _, id in ipairs(ids) do\n"
+            f"    held[id] = redis.call('SISMEMBER', '{namespace}.held', holder .. '|' .. queue .. '|' .. id) == 1\n"
+            f"  end\n"
+            f"  return held\n"
             f"end\n"
         )
         self.workers_lua = (
@@ -88,8 +92,10 @@ class ListTransport:
             f"end\n"
         )
         self.acknowledge_lua = (
-            f"local function acknowledge(holder, queue, id)\n"
-            f"  redis.call('SREM', '{namespace}.held', holder .. '|' .. queue .. '|' .. id)\n"
+            f"local function acknowledge(holder, queue, ids)\n"
+            f"  for _, id in ipairs(ids) do\n"
+            f"    redis.call('SREM', '{namespace}.held', holder .. '|' .. queue .. '|' .. id)\n"
+            f"  end\n"
             f"end\n"
         )
         self.take_back_lua = (
@@ -216,6 +222,27 @@ def contents(store: Store) -> dict[bytes, tuple[object, object]]:
     with redis.Redis.from_url(store.connection.url) as client:
         keys = sorted(client.scan_iter(match=f"{store.keys.prefix[:-1]}[.:]*", count=1000))
         return {key: (client.dump(key), client.pexpiretime(key)) for key in keys}
+
+
+def values(store: Store) -> dict[str, tuple[object, int]]:
+    """The same, as it can be compared between stores: without Redis' own order, and hours in place of instants.
+
+    Keys are named without their namespace.
+    """
+    redis = store.connection.call
+    reads: dict[str, Callable[[str], object]] = {
+        "string": lambda key: redis("GET", key),
+        "hash": lambda key: redis("HGETALL", key),
+        "set": lambda key: redis("SMEMBERS", key),
+        "zset": lambda key: sorted(_scored(store, key)),
+        "list": lambda key: redis("LRANGE", key, 0, -1),
+    }
+    namespace = store.keys.prefix[:-1]
+    keys = store.connection.client.scan_iter(match=f"{namespace}[.:]*", count=1000)
+    return {
+        key.removeprefix(namespace): (reads[redis("TYPE", key)](key), round(redis("TTL", key) / 3600))
+        for key in keys
+    }
 
 
 def due_entries(store: Store) -> dict[str, int]:

@@ -156,32 +156,32 @@ class Ledger:
 
     def _texts_of(self, ending: End | Retry) -> list[Argument]:
         envelope = ending.envelope
-        who: list[Argument] = [envelope.holder, envelope.queue, envelope.message_id]
-        who += [envelope.run_id, envelope.user_id, envelope.task_id, envelope.attempt]
         match ending:
             case End(_, result):
+                status = result.status.value
+                outcome = f"{status}:{result.reason}" if result.reason else status
                 full = result.to_json() if result.status is JobStatus.FAILED else ""
                 is_unreached = result.status is JobStatus.EXPIRED and result.attempts == 0
-                return [
-                    *(*who, result.status.value, result.reason or "", pack_result(result), full),
-                    *(int(is_unreached), "", ""),
-                ]
+                return [*_who(envelope), outcome, pack_result(result), full, int(is_unreached)]
             case Retry(_, delay, spent, priority, failed_at):
                 following = envelope.next_attempt(spent=spent, failed_at=failed_at)
                 message = self._transport.job_message(following, priority)
-                return [
-                    *(*who, "again", "", duration_ms(delay), _state(following)),
-                    *(message.queue, message.id, message.body),
-                ]
+                text = f"{message.queue}\n{message.id}\n".encode() + message.body
+                return [*_who(envelope), "again", duration_ms(delay), _state(following), text]
 
 
 def _begin_arguments(envelopes: Sequence[Envelope], *, counts_suspects: bool = False) -> list[Argument]:
     arguments: list[Argument] = []
     for envelope in envelopes:
-        arguments += [envelope.run_id, envelope.user_id, envelope.attempt, envelope.share]
-        arguments += [envelope.holder, envelope.queue, envelope.message_id]
+        arguments += _who(envelope)
         arguments.append(int(counts_suspects and envelope.is_suspect))
     return arguments
+
+
+def _who(envelope: Envelope) -> tuple[Argument, ...]:
+    """What `groups.lua` reads of each job; first what it shares with others."""
+    shared = f"{envelope.run_id}|{envelope.task_id}|{envelope.share}|{envelope.holder}|{envelope.queue}"
+    return shared, envelope.message_id, envelope.user_id, envelope.attempt
 
 
 def _permissions(answer: list[str]) -> list[Permission]:

@@ -57,7 +57,10 @@ class Transport(Protocol):
 
     @property
     def holds_lua(self) -> str:
-        """Lua that defines `holds(holder, queue, id)`: whether a process has fetched a message, and has it still."""
+        """Lua that defines `holds(holder, queue, ids)`.
+
+        It tells, by id, which of these messages of one queue a process has fetched and has still.
+        """
         ...
 
     @property
@@ -67,9 +70,9 @@ class Transport(Protocol):
 
     @property
     def acknowledge_lua(self) -> str:
-        """Lua that defines `acknowledge(holder, queue, id)`: a process is done with a message that it has fetched.
+        """Lua that defines `acknowledge(holder, queue, ids)`: a process is done with messages that it has fetched.
 
-        If it does not hold the message any more, nothing changes.
+        For those of them that it does not hold any more, nothing changes.
         """
         ...
 

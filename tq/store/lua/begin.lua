@@ -1,7 +1,7 @@
 -- begin: whether an attempt may be made now.
--- ARGV: now, then per attempt eight texts: run, user, number of the attempt, share, the process that works
---       it ('' if nobody has to know), the queue and id of its message, 1 if the job is suspected of having
---       killed the process that had it before, and its call follows
+-- ARGV: now, then per attempt five texts: what it shares with others, the id of its message, user, number of
+--       the attempt (see `groups`), 1 if the job is suspected of having killed the process that had it
+--       before, and its call follows
 -- Returns per attempt its verdict and the deadline (ms):
 --   go          make it
 --   ended       the job has ended, or never was: drop the message
@@ -14,30 +14,44 @@
 -- What a process has begun is noted until an end or a retry is recorded: if it dies, one of those did it.
 -- A suspect is counted, too, just before its call.
 -- include: now
+-- include: groups
+local FIRST, TEXTS = 2, 5
 local MOST_DEATHS, SUSPECTED_S, BEGUN_S = 3, 7 * 24 * 3600, 24 * 3600
+local groups, runs, fetches = grouped(FIRST, TEXTS)
+for id, run in pairs(runs) do run.is_cancelled = redis.call('HEXISTS', K.run(id), 'cancelled_at') == 1 end
+for _, group in pairs(groups) do
+  group.deadline = redis.call('HGET', K.shares(group.run.id), group.share .. ':deadline') or '0'
+  group.is_over = now > tonumber(group.deadline)
+end
+for _, fetch in pairs(fetches) do
+  if fetch.holder ~= '' then fetch.held, fetch.begun = holds(fetch.holder, fetch.queue, fetch.messages), {} end
+end
+
 local answers = {}
-for i = 2, #ARGV, 8 do
-  local run, user, attempt, share = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local state = redis.call('HGET', K.open(run), user)
-  local deadline = tonumber(redis.call('HGET', K.shares(run), share .. ':deadline') or '0')
-  local holder, queue, message = ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
-  local verdict
+for i = FIRST, #ARGV, TEXTS do
+  local shared, message, user, attempt, is_suspect = unpack(ARGV, i, i + TEXTS - 1)
+  local group = groups[shared]
+  local run, fetch = group.run, group.fetch
+  local state, verdict = run.states[user], nil
   if not state then verdict = 'ended'
   elseif string.match(state, '^%d+') ~= attempt then verdict = 'superseded'
-  elseif holder ~= '' and not holds(holder, queue, message) then verdict = 'elsewhere'
-  elseif redis.call('HEXISTS', K.run(run), 'cancelled_at') == 1 then verdict = 'cancelled'
-  elseif now > deadline then verdict = 'expired'
+  elseif fetch.held and not fetch.held[message] then verdict = 'elsewhere'
+  elseif run.is_cancelled then verdict = 'cancelled'
+  elseif group.is_over then verdict = 'expired'
   else verdict = 'go' end
-  if verdict == 'go' and holder ~= '' then
-    redis.call('SADD', K.begun(holder), message)
-    redis.call('EXPIRE', K.begun(holder), BEGUN_S)
-  end
-  if verdict == 'go' and ARGV[i + 7] == '1' then
-    if redis.call('HINCRBY', K.suspects(), run .. '|' .. user, 1) > MOST_DEATHS then verdict = 'crashed' end
+  if verdict == 'go' and fetch.begun then table.insert(fetch.begun, message) end
+  if verdict == 'go' and is_suspect == '1' then
+    if redis.call('HINCRBY', K.suspects(), run.id .. '|' .. user, 1) > MOST_DEATHS then verdict = 'crashed' end
     redis.call('EXPIRE', K.suspects(), SUSPECTED_S)
   end
   table.insert(answers, verdict)
-  table.insert(answers, string.format('%d', deadline))
+  table.insert(answers, group.deadline)
+end
+for _, fetch in pairs(fetches) do
+  if fetch.begun and #fetch.begun > 0 then
+    redis.call('SADD', K.begun(fetch.holder), unpack(fetch.begun))
+    redis.call('EXPIRE', K.begun(fetch.holder), BEGUN_S)
+  end
 end
 table.insert(answers, string.format('%d', now))
 return answers

@@ -25,17 +25,25 @@ end
 -- Of which share a job is, by its state.
 local function share_of(state) return string.match(state, '^%d+|%d+|(%d+)|') end
 
--- Takes a job out of the open set, and off the agenda what waits there for it; its state says which
--- share it is of.
-local function close_job(run, user, state)
-  redis.call('HDEL', K.open(run), user)
-  local retry, put_off = 'r|' .. run .. '|' .. user, 'p|' .. run .. '|' .. user
-  if redis.call('ZREM', K.agenda(), retry, put_off) > 0 then
-    -- An entry and its message come and go together.
-    if redis.call('HDEL', K.agenda_messages(), retry) == 1 then redis.call('HINCRBY', K.run(run), 'waiting', -1) end
-    redis.call('HDEL', K.agenda_messages(), put_off)
+-- Takes jobs of a run out of the open set, and off the agenda what waits there for them. Their states, by
+-- user, say which shares they are of.
+local function close_jobs(run, states)
+  local users, entries, closed = {}, {}, {}
+  for user, state in pairs(states) do
+    local k, share = #users + 1, share_of(state)
+    users[k], entries[2 * k - 1], entries[2 * k] = user, 'r|' .. run .. '|' .. user, 'p|' .. run .. '|' .. user
+    closed[share] = (closed[share] or 0) + 1
   end
-  redis.call('HINCRBY', K.shares(run), share_of(state) .. ':open', -1)
+  redis.call('HDEL', K.open(run), unpack(users))
+  if redis.call('ZREM', K.agenda(), unpack(entries)) > 0 then
+    -- An entry and its message come and go together.
+    for k = 1, #entries, 2 do
+      local retry, put_off = entries[k], entries[k + 1]
+      if redis.call('HDEL', K.agenda_messages(), retry) == 1 then redis.call('HINCRBY', K.run(run), 'waiting', -1) end
+      redis.call('HDEL', K.agenda_messages(), put_off)
+    end
+  end
+  for share, jobs in pairs(closed) do redis.call('HINCRBY', K.shares(run), share .. ':open', -jobs) end
 end
 
 local function count(run, status, reason, jobs)
@@ -51,7 +59,6 @@ end
 
 local function add_result(task, user, result, history, ttl_s)
   local key = K.results(task, user)
-  redis.call('LPUSH', key, result)
-  redis.call('LTRIM', key, 0, history - 1)
+  if redis.call('LPUSH', key, result) > history then redis.call('LTRIM', key, 0, history - 1) end
   redis.call('EXPIRE', key, ttl_s)
 end

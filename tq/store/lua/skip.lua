@@ -5,7 +5,7 @@ local function skip_open_jobs(task, user, reason, spared_run, now, history, ttl_
   for _, run in ipairs(redis.call('SMEMBERS', K.active(task))) do
     local state = redis.call('HGET', K.open(run), user)
     if state and run ~= spared_run then
-      close_job(run, user, state)
+      close_jobs(run, { [user] = state })
       count(run, 'skipped', reason, 1)
       local calls = tonumber(string.match(state, '^(%d+)|')) - 1
       local nominal = redis.call('HGET', K.run(run), 'nominal_at')

@@ -29,7 +29,7 @@ for i = 1, #page[2], 2 do
   local deadline = deadline_of(share)
   local status, reason = ended_by(run, task, deadline, now)
   if status and (waits or now > math.min(deadline, tonumber(cancelled_at or deadline)) + grace) then
-    close_job(run, user, state)
+    close_jobs(run, { [user] = state })
     if status ~= 'cancelled' and attempt == '1' then note_uncalled(run, share, task, user) end
     count(run, status, reason, 1)
     add_result(task, user, unmade(run, status, reason, nominal, tonumber(attempt) - 1, now), history, ttl_s)
