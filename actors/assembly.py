@@ -14,6 +14,7 @@ from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
 from middleware.presence import SchedulerPresence
 from middleware.rate_limit import RateLimit
+from middleware.tracing import Tracing
 from middleware.upkeep import Upkeep
 from tq.runtime import Runtime
 
@@ -28,6 +29,8 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
         runtime.settings,
         [
             LogContext(),
+            # Ends last of all, when every span has ended.
+            *([Tracing(runtime)] if runtime.is_traced else []),
             PeriodiqMiddleware(skip_delay=STALE_TICK_S),
             SchedulerPresence(runtime),
             WakeUps(runtime.settings.redis_url, agenda=upkeep.due),

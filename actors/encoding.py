@@ -15,6 +15,7 @@ import orjson
 from dramatiq import DecodeError, Encoder
 
 from tq.models import Batch, Envelope, RunId, UserId, job_id_of
+from tq.telemetry.traces import TRACEPARENT
 
 TICK = "tick"
 DISTRIBUTE = "distribute"
@@ -41,10 +42,12 @@ class MessageEncoder(Encoder):
             fields: dict[str, Any] = orjson.loads(data)
             if fields["actor_name"] == EXECUTE:
                 job = Envelope.from_wire(fields["args"][0])
+                options = fields.get("options", {})
+                job.cause = options.get(TRACEPARENT, "")
                 fields["args"] = [job]
                 fields.setdefault("kwargs", {})
                 fields.setdefault("message_id", job.message_id)
-                fields["options"] = _options(job) | fields.get("options", {})
+                fields["options"] = _options(job) | options
         except (KeyError, TypeError, ValueError) as error:
             raise DecodeError("message cannot be read", data, error) from error
         return fields
@@ -60,7 +63,10 @@ def job_bodies(batch: Batch, queue: str) -> list[bytes]:
     """The messages of a batch of jobs, in the order of its users."""
     task_id, _, *others = batch.pattern.to_wire()
     head = orjson.dumps({"queue_name": queue, "actor_name": EXECUTE, "args": [[task_id]]})
-    before, after = head.removesuffix(b"]]}") + b",", b"," + orjson.dumps(others).removeprefix(b"[") + b"]}"
+    before, after = head.removesuffix(b"]]}") + b",", b"," + orjson.dumps(others).removeprefix(b"[") + b"]"
+    if batch.pattern.cause:
+        after += b',"options":' + orjson.dumps({TRACEPARENT: batch.pattern.cause})
+    after += b"}"
     return [before + orjson.dumps(user_id) + after for user_id in batch.user_ids]
 
 
@@ -78,7 +84,8 @@ def redis_id_of(body: bytes) -> str:
 
 
 def _options(job: Envelope) -> dict[str, Any]:
-    return {"redis_message_id": job.message_id}
+    options = {"redis_message_id": job.message_id}
+    return options | {TRACEPARENT: job.cause} if job.cause else options
 
 
 def _wire(value: object) -> object:

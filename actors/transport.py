@@ -14,6 +14,7 @@ from tq.models.ids import job_ids_of
 from tq.settings import Settings
 from tq.store import QueuedMessage, QueuedMessages
 from tq.store.keys import Keys
+from tq.telemetry.traces import TRACEPARENT
 
 CONTROL = "control"
 
@@ -97,15 +98,18 @@ class DramatiqTransport:
         ids = [f"{job_id}-{pattern.attempt}" for job_id in job_ids_of(pattern.run_id, batch.user_ids)]
         return QueuedMessages(priority.value, ids, job_bodies(batch, priority.value))
 
-    def distribution_message(self, run_id: RunId) -> QueuedMessage:
-        """The message that has a run distributed further; at most one of a run is queued at a time."""
+    def distribution_message(self, run_id: RunId, *, cause: str = "") -> QueuedMessage:
+        """The message that has a run distributed further; at most one of a run is queued at a time.
+
+        `cause` names the recorded span that claimed the run, if there is one.
+        """
         message_id = f"distribute-{run_id}"
         body = {
             "queue_name": CONTROL,
             "actor_name": DISTRIBUTE,
             "args": [run_id],
             "kwargs": {},
-            "options": {"redis_message_id": message_id},
+            "options": {"redis_message_id": message_id} | ({TRACEPARENT: cause} if cause else {}),
             "message_id": message_id,
             "message_timestamp": int(time.time() * 1000),
         }

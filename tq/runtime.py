@@ -30,6 +30,7 @@ from tq.settings import Settings
 from tq.store import Store, Transport
 from tq.store.limits import Outlook
 from tq.store.planning import Look
+from tq.telemetry.traces import Traces, are_wanted, open_traces, variables
 
 # Is told of every attempt that was made, before it is recorded.
 MOST_LIMITS = 2048  # of task types that are limited by turns; more of them are looked up anew
@@ -74,6 +75,7 @@ class Runtime:
         registry: Declared | None = None,
         executors: ExecutorChoice | None = None,
         jitter: random.Random | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.settings = settings
         self.transport = transport
@@ -85,6 +87,7 @@ class Runtime:
         self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
         self._registry = registry
         self._executors = executors
+        self._traces = traces
 
     @cached_property
     def registry(self) -> Declared:
@@ -100,9 +103,23 @@ class Runtime:
         """What carries out jobs."""
         if self._executors is not None:
             return self._executors
-        http = HttpExecutor(allow_private=self.settings.allow_private_endpoints, environ=environment())
+        http = HttpExecutor(
+            allow_private=self.settings.allow_private_endpoints,
+            environ=environment(),
+            traces=self.traces if self.traces.is_on else None,
+        )
         http.open()
         return Executors(http)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether anybody wants traces; known before anything is opened for them."""
+        return are_wanted(variables()) if self._traces is None else self._traces.is_on
+
+    @cached_property
+    def traces(self) -> Traces:
+        """What the work is told to; opened in the process that works, since its thread survives no fork."""
+        return open_traces(self.settings, variables()) if self._traces is None else self._traces
 
     @cached_property
     def definitions(self) -> "Definitions":

@@ -93,7 +93,12 @@ class Settings(BaseSettings):
         description="A line for every script sent to Redis, with its time.",
     )
 
-    @field_validator("task_modules", mode="before")
+    trace_libraries: Annotated[tuple[Literal["httpx", "redis"], ...], NoDecode] = Field(
+        default=(),
+        description="Libraries whose own work is told in traces, separated by commas: httpx, redis. A task's HTTP call is always told.",
+    )
+
+    @field_validator("task_modules", "trace_libraries", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

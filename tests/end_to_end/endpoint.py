@@ -18,6 +18,7 @@ class Seen:
     attempt: str
     authorization: str
     body: bytes
+    traceparent: str = ""
 
 
 class Endpoint:
@@ -42,6 +43,7 @@ class Endpoint:
                     attempt=self.headers.get("X-Attempt", ""),
                     authorization=self.headers.get("Authorization", ""),
                     body=self.rfile.read(length),
+                    traceparent=self.headers.get("traceparent", ""),
                 )
                 endpoint.seen.append(call)
                 endpoint._free.wait(timeout=60)

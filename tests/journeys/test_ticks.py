@@ -22,10 +22,10 @@ class StoppedBeforeItsClaim(OutboxTransport):
         super().__init__(settings)
         self._meanwhile = meanwhile
 
-    def distribution_message(self, run_id: RunId) -> QueuedMessage:
+    def distribution_message(self, run_id: RunId, *, cause: str = "") -> QueuedMessage:
         """Here it stops, and goes on when everything else has happened."""
         self._meanwhile()
-        return super().distribution_message(run_id)
+        return super().distribution_message(run_id, cause=cause)
 
 
 @pytest.mark.parametrize("missed", list(Missed))

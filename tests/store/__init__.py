@@ -131,7 +131,7 @@ class ListTransport:
             priority.value, [message.id for message in messages], [message.body for message in messages]
         )
 
-    def distribution_message(self, run_id: RunId) -> QueuedMessage:
+    def distribution_message(self, run_id: RunId, *, cause: str = "") -> QueuedMessage:  # noqa: ARG002 - the signature is Transport's
         """The message is the run's id, on two lines, as a body may have any text."""
         return QueuedMessage("control", f"distribute-{run_id}", f"distribute\n{run_id}".encode())
 

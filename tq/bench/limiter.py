@@ -151,6 +151,6 @@ class NoTransport:
         """Never asked for."""
         raise TaskQueueError(f"nothing is sent in a simulation, but {batch.pattern} at {priority}")
 
-    def distribution_message(self, run_id: RunId) -> QueuedMessage:
+    def distribution_message(self, run_id: RunId, *, cause: str = "") -> QueuedMessage:  # noqa: ARG002 - the signature is Transport's
         """Never asked for."""
         raise TaskQueueError(f"nothing is sent in a simulation, but {run_id}")

@@ -33,6 +33,7 @@ from tq.services import scheduler_command, worker_command
 from tq.settings import Settings
 from tq.store.connection import chunks
 from tq.store.preferences import Change, Enable
+from tq.telemetry.traces import NO_TRACES
 
 # The one worker command line of all benches; the stock worker has what Dramatiq's users usually give it.
 PROCESSES, THREADS = 2, 256
@@ -78,7 +79,7 @@ class Workbench:
         """A runtime for what is measured here, by Redis' own time unless there is a clock; close it after use."""
         # The actors say how messages travel; tq itself knows none of them.
         actors = importlib.import_module(self.settings.actors)
-        return Runtime(self.settings, actors.make_transport(self.settings), clock=clock)
+        return Runtime(self.settings, actors.make_transport(self.settings), clock=clock, traces=NO_TRACES)
 
     @contextmanager
     def workers(self, *, processes: int = PROCESSES, threads: int = THREADS) -> Iterator["Processes"]:
@@ -342,6 +343,7 @@ def _environment(redis_url: str, tasks_file: Path) -> dict[str, str]:
         "DEBUG_SCHEDULER": "false",
         "DEBUG_WORKER": "false",
         "DEBUG_REDIS": "false",
+        "OTEL_SDK_DISABLED": "true",
         "NO_PROXY": without_proxy,
         "no_proxy": without_proxy,
     }

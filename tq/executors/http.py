@@ -11,10 +11,11 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from http import HTTPStatus
+from typing import Protocol
 
 import httpx
 
@@ -41,6 +42,16 @@ _CUT_OFF = {
 }
 
 
+class CallTraces(Protocol):
+    """Is told of every call, and names its span in the request."""
+
+    def call(
+        self, job: Job, request: httpx.Request, exchange: Callable[[], ExecutionResult]
+    ) -> ExecutionResult:
+        """What the exchange gives."""
+        ...
+
+
 class HttpExecutor:
     """Calls a task's endpoint for one job; one for all threads of a process, and of its forks."""
 
@@ -52,6 +63,7 @@ class HttpExecutor:
         environ: Mapping[str, str] | None = None,
         places: Places | None = None,
         clock: Clock | None = None,
+        traces: CallTraces | None = None,
     ) -> None:
         """Nothing is opened before the first call.
 
@@ -62,6 +74,7 @@ class HttpExecutor:
         self._environ = os.environ if environ is None else environ
         self._places = places or Places()
         self._clock = clock or SystemClock()
+        self._traces = traces
         self._blueprints: dict[int, tuple[TaskConfig, Blueprint]] = {}
         self._lock = threading.Lock()
         self._opened: tuple[int, httpx.Client] | None = None  # and by which process
@@ -104,7 +117,11 @@ class HttpExecutor:
         except InvalidInput as error:
             return _invalid(str(error))
         refusal = None if self._allow_private else self._refusal(request.url, until)
-        return refusal or self._call(client, request, until, watch)
+        if refusal is not None:
+            return refusal
+        if self._traces is None:
+            return self._call(client, request, until, watch)
+        return self._traces.call(job, request, lambda: self._call(client, request, until, watch))
 
     def _blueprint(self, task_id: TaskId, config: TaskConfig) -> Blueprint:
         # By identity: all jobs of a definition are given the same object, and comparing it would cost more.

@@ -31,6 +31,10 @@ LONGEST_SLEEP_S = 5.0
 LimitOf = Callable[[Envelope], tuple[Limit, int]]
 
 
+def _unheard(_seconds: float) -> None:
+    """Nobody listens."""
+
+
 @dataclass(slots=True)
 class _Call:
     slot: Slot
@@ -49,6 +53,7 @@ class Limiter:
         self.agent = Agent(process, everything)
         self._limits = limits
         self.limit_of = limit_of
+        self.on_wait: Callable[[float], None] = _unheard  # is told for how long a thread has waited here
         self._work = threading.Condition(self.lock)  # the limiter's own thread
         self._sleeps_until = 0.0
         self._idlers = 0
@@ -165,9 +170,15 @@ class Limiter:
                 self.agent.end(self._calls.pop(id(envelope)).slot, now, signal=None)
         # Not within the lock: to know a task's limit may take a question to Redis.
         limit, weight = self.limit_of(envelope)
+        wait_s = self._enter_late(envelope, limit, weight, until=now + patience_s)
+        self.on_wait(time.monotonic() - now)
+        return wait_s
+
+    def _enter_late(self, envelope: Envelope, limit: Limit, weight: int, *, until: float) -> float:
+        """As `enter`, for a call that has no slot that is good."""
         task = envelope.task_id
-        until = now + patience_s
         with self.lock:
+            now = time.monotonic()
             while not self._stopping.is_set():
                 self.wait(envelope, limit, weight)
                 while (

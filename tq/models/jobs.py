@@ -65,12 +65,14 @@ class Envelope:
     `spent` counts attempts that were spent, and `failed_at` is when the last of them ended: if that
     was in an outage, it can be given back. `attempt` is the number of the call to be made.
     `share` is the index of the run's share that holds the deadline; `parameters` stay JSON until
-    the call is made.
+    the call is made. `cause` names the recorded span that sent the job, if there is one, and travels
+    beside these fields.
     """
 
     __slots__ = (
         "_job_id",
         "attempt",
+        "cause",
         "definition",
         "execute_after",
         "failed_at",
@@ -103,6 +105,7 @@ class Envelope:
         spent: int = 0,
         failed_at: datetime | None = None,
         parameters: str = "",
+        cause: str = "",
     ) -> None:
         self.task_id = task_id
         self.user_id = user_id
@@ -116,6 +119,7 @@ class Envelope:
         self.spent = spent
         self.failed_at = failed_at
         self.parameters = parameters
+        self.cause = cause
         self._job_id: JobId | None = None
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
         # it may have killed the process before, and whether its end is being stored.
@@ -178,7 +182,9 @@ class Envelope:
         """The same job, for the attempt after this one, with what is to be known then of spent attempts."""
         fields = self.to_wire()
         fields[-4:] = [self.attempt + 1, spent, to_ms(failed_at) if failed_at else 0, self.parameters]
-        return Envelope.from_wire(fields)
+        following = Envelope.from_wire(fields)
+        following.cause = self.cause
+        return following
 
     def open_for(self, task: TaskType, *, deadline_at: datetime) -> Job:
         """The job as its executor sees it."""

@@ -73,7 +73,9 @@ def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> i
     for index, share in enumerate(run.shares):
         while is_due(run, share, now) and (room > 0 or is_over(run, share, now)):
             step = _step(runtime, run, index, share, task, now, room)
-            added = runtime.store.ledger.fan_out(run_id, step, task.priority)
+            with runtime.traces.sending(task.priority.value, step.batches) as tell_sent:
+                added = runtime.store.ledger.fan_out(run_id, step, task.priority)
+                tell_sent(added or 0)
             if added is None:
                 logger.info("distribution left to another", run_id=run_id, jobs=sent)
                 return sent
@@ -86,6 +88,7 @@ def distribute(runtime: Runtime, run_id: RunId, *, room: int | None = None) -> i
     _note_wait(runtime, run, is_held=is_held)
     runtime.store.agenda.distribute_by(run_id, now + REFILL if is_held else _next_slot(run, now))
     _tell_cut(run, sent, passed_over)
+    runtime.traces.tell({"tq.jobs": sent})
     if sent:
         logger.info("run distributed", run_id=run_id, task_id=task.id, jobs=sent, more_is_due=is_held)
     return sent

@@ -56,17 +56,19 @@ def start_run(
         _check_named(runtime, task_id, user_ids)
         planning.ask_for(run_id, task_id, user_ids, keep=MANUAL_LATENESS)
     share = ShareClaim(cohort, start_at=look.now, spread=timedelta(0), deadline_at=look.now + MANUAL_LATENESS)
-    planning.claim(
-        run_id,
-        task=task,
-        definition=definition,
-        kind=RunKind.MANUAL,
-        nominal_at=look.now,
-        overlap=Overlap.ALLOW,
-        shares=[share],
-        distribution=runtime.transport.distribution_message(run_id),
-        distribute_in=timedelta(0),
-    )
+    with runtime.traces.step(f"trigger {task_id}"):
+        runtime.traces.tell({"tq.task.name": task_id, "tq.run.id": run_id})
+        planning.claim(
+            run_id,
+            task=task,
+            definition=definition,
+            kind=RunKind.MANUAL,
+            nominal_at=look.now,
+            overlap=Overlap.ALLOW,
+            shares=[share],
+            distribution=runtime.transport.distribution_message(run_id, cause=runtime.traces.traceparent),
+            distribute_in=timedelta(0),
+        )
     logger.info("run started on request", run_id=run_id, task_id=task_id)
     return runtime.store.runs.get(run_id)
 

@@ -71,6 +71,7 @@ def tick(runtime: Runtime) -> list[RunId]:
     # What fell due before an edit came into force is claimed by then, as it was declared.
     runtime.definitions.publish(first)
     logger.debug("ticked", due=len(look.due), runs=len(claimed))
+    runtime.traces.tell({"tq.runs": len(claimed)})
     return claimed
 
 
@@ -116,7 +117,7 @@ def _claim_task(
             # What is caught up on is not to be cut by the next of the same row.
             overlap=Overlap.ALLOW if _is_caught_up(task, nominal_at, now) else task.overlap,
             shares=shares,
-            distribution=runtime.transport.distribution_message(run_id),
+            distribution=runtime.transport.distribution_message(run_id, cause=runtime.traces.traceparent),
             distribute_in=WATCH,
         )
         if claimed:

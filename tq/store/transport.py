@@ -94,6 +94,6 @@ class Transport(Protocol):
         """The messages that have the jobs of a batch carried out, in the order of its users."""
         ...
 
-    def distribution_message(self, run_id: RunId) -> QueuedMessage:
-        """The message that has a run distributed further."""
+    def distribution_message(self, run_id: RunId, *, cause: str = "") -> QueuedMessage:
+        """The message that has a run distributed further; `cause` names the recorded span that asks for it."""
         ...

@@ -36,6 +36,7 @@ REDIS_LOGGERS = ("tq.store",)
 _QUIET = ("httpx", "httpcore")
 
 _work: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("work", default=None)
+_trace: Callable[[], Mapping[str, object]] | None = None
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INT64 = range(-(2**63), 2**63)
 # What a library's message can fail with when its arguments are put in.
@@ -84,10 +85,18 @@ def set_work(ids: Callable[[], Mapping[str, object]] | None) -> None:
     _work.set(ids)
 
 
+def set_trace(ids: Callable[[], Mapping[str, object]] | None) -> None:
+    """Has every line of this process carry what names the recorded span that its thread is in; None ends it."""
+    global _trace
+    _trace = ids
+
+
 def _add_work(record: "Record") -> None:
     ids = _work.get()
     if ids is not None:
         record["extra"] = {**ids(), **record["extra"]}
+    if _trace is not None:
+        record["extra"] = {**_trace(), **record["extra"]}
 
 
 class _Intake(logging.Handler):

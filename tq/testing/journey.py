@@ -26,6 +26,7 @@ from tq.registry import Registry
 from tq.runtime import Runtime
 from tq.settings import Settings
 from tq.store.preferences import KEEP, Disable, Enable, Keep, Relocate
+from tq.telemetry.traces import Traces
 from tq.testing.builders import make_envelope
 from tq.testing.clock import FrozenClock, utc
 from tq.testing.executor import FakeExecutor
@@ -122,6 +123,7 @@ class Journey:
         step: timedelta = STEP,
         mends: bool = False,
         settings: Mapping[str, Any] | None = None,
+        traces: Traces | None = None,
     ) -> Iterator["Journey"]:
         """A journey that begins at an instant, in a namespace of its own; without a Redis URL it brings a server.
 
@@ -149,6 +151,7 @@ class Journey:
                 registry=declared,
                 executors=executor,
                 jitter=jitter or random.Random(seed),
+                traces=traces,
             )
             stack.callback(runtime.close)
             journey = cls(runtime, clock, executor, declared, step=step, mends=mends)
