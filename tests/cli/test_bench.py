@@ -124,6 +124,16 @@ def test_execute_tells_what_a_job_costs_beside_the_stock_way(tq: Tq) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_execute_tells_what_a_job_costs_that_is_traced(tq: Tq) -> None:
+    answer = tq(
+        "bench", "execute", "--json", "--jobs", "200", "--stock-jobs", "0", "--repeat", "2", "--traces", "1"
+    )
+
+    assert (answer.code, answer.err) == (0, "")
+    assert (answer.document["traces"], answer.document["unaccounted"]) == (1.0, 0)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_latency_tells_how_long_a_job_waits_for_its_call_beside_the_stock_way(tq: Tq) -> None:
     answer = tq("bench", "latency", "--json", "--per-second", "40", "--seconds", "1", "--repeat", "1")
 

@@ -9,7 +9,7 @@ its distribution.
 """
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -42,6 +42,7 @@ class Load:
     delay: timedelta = timedelta(0)
     processes: int = PROCESSES
     threads: int = THREADS
+    traces: float | None = None  # the part of all jobs that is traced; None: traces are off
 
 
 # So many that a repetition takes some seconds on two cores, at what each way is capable of.
@@ -72,13 +73,20 @@ def bench_load(load: Load, *, repeat: int, on_step: OnStep = lambda: None) -> di
             "jobs": load.jobs,
             "processes": load.processes,
             "threads": load.threads,
+            "traces": load.traces,
             "repeat": repeat,
             "machine": describe_machine(bench.client),
         }
 
 
 def _ours(bench: Workbench, runtime: Runtime, load: Load) -> Figures:
-    with bench.workers(processes=load.processes, threads=load.threads) as workers:
+    with ExitStack() as stack:
+        environment = {}
+        if load.traces is not None:
+            environment = _traced(stack.enter_context(bench.collector()).url, load.traces)
+        workers = stack.enter_context(
+            bench.workers(processes=load.processes, threads=load.threads, environment=environment)
+        )
         carry_out(runtime, workers, named=min(WARM_UP, load.jobs))
         bench.endpoint.take_calls()
         meter = Meter(bench)
@@ -97,6 +105,18 @@ def _ours(bench: Workbench, runtime: Runtime, load: Load) -> Figures:
         "endpoint_cpu_share": used.endpoint_cpu_s / took_s,
         "run_s": took_s,
         "unaccounted": unaccounted(run, load.jobs),
+    }
+
+
+def _traced(collector_url: str, ratio: float) -> dict[str, str]:
+    """What has workers trace that part of their jobs, each decided by itself."""
+    return {
+        "OTEL_SDK_DISABLED": "false",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector_url,
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(ratio),
     }
 
 

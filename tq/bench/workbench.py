@@ -51,6 +51,7 @@ LOOK_EVERY_S = 0.1
 ENROLLED_AT_ONCE = 2000
 FORGOTTEN_AT_ONCE = 1000
 LOG_TAIL = 2000  # bytes
+ANNOUNCEMENT = "endpoint.port"
 STOCK = Path(__file__).parent / "stock"
 
 
@@ -82,13 +83,32 @@ class Workbench:
         return Runtime(self.settings, actors.make_transport(self.settings), clock=clock, traces=NO_TRACES)
 
     @contextmanager
-    def workers(self, *, processes: int = PROCESSES, threads: int = THREADS) -> Iterator["Processes"]:
-        """Worker processes as `tq worker` starts them, from when all of them show themselves until they have ended."""
+    def workers(
+        self,
+        *,
+        processes: int = PROCESSES,
+        threads: int = THREADS,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator["Processes"]:
+        """Worker processes as `tq worker` starts them, from when all of them show themselves until they have ended.
+
+        `environment` is what they are told beside what all are told.
+        """
         command = worker_command(self.settings.actors, threads=threads, shutdown_timeout=PATIENCE)
-        with self._started([command] * processes, "worker", self.environment) as workers:
+        told = {**self.environment, **(environment or {})}
+        with self._started([command] * processes, "worker", told) as workers:
             beats = f"{self.settings.namespace}:beats"
             workers.wait_for(lambda: int(self.client.zcard(beats)) >= processes, "the workers to start")
             yield workers
+
+    @contextmanager
+    def collector(self) -> Iterator["RunningEndpoint"]:
+        """Who takes traces, and throws them away."""
+        folder = self.folder / "collector"
+        folder.mkdir(exist_ok=True)
+        with started_endpoint(folder, delay=timedelta(0)) as collector:
+            yield collector
+            (folder / ANNOUNCEMENT).unlink()
 
     @contextmanager
     def scheduler(self) -> Iterator["Processes"]:
@@ -239,7 +259,7 @@ def workbench(*, delay: timedelta = timedelta(0)) -> Iterator[Workbench]:
 @contextmanager
 def started_endpoint(folder: Path, *, delay: timedelta) -> Iterator[RunningEndpoint]:
     """An endpoint that answers after such a delay."""
-    announcement = folder / "endpoint.port"
+    announcement = folder / ANNOUNCEMENT
     command = [sys.executable, "-m", "tq.bench.endpoint", "--announce", str(announcement)]
     command += ["--delay-ms", str(delay / timedelta(milliseconds=1))]
     with started([command], folder / "endpoint.log", {}) as endpoint:

@@ -33,13 +33,20 @@ def bench_execute(
     jobs: Jobs = None,
     stock_jobs: StockJobs = None,
     processes: ProcessCount = 2,
+    traces: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="The part of the jobs that is traced, such as 0.01; else none is."
+        ),
+    ] = None,
     repeat: Repeat = 3,
     as_json: AsJson = False,
 ) -> None:
     """Carry out jobs whose endpoint answers at once, beside a stock Dramatiq worker with httpx."""
     from tq.bench.load import EXECUTE
 
-    _bench_load("execute", _sized(EXECUTE, jobs, stock_jobs, processes), repeat, as_json=as_json)
+    load = replace(_sized(EXECUTE, jobs, stock_jobs, processes), traces=traces)
+    _bench_load("execute", load, repeat, as_json=as_json)
 
 
 @bench.command("slow")

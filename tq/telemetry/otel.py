@@ -278,6 +278,12 @@ class Delivery(BatchSpanProcessor):
         else:
             self._lose(1, "there are more than can be delivered")
 
+    def shutdown(self) -> None:
+        """Delivers what there is."""
+        super().shutdown()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+        if self._is_failing:
+            logger.warning("traces were not delivered", dropped_spans=self.dropped)
+
     def taken(self, spans: int) -> None:
         """So many are on their way."""
         with self._lock:
