@@ -66,7 +66,7 @@ def test_every_setting_is_told_with_its_default() -> None:
 
     assert set(told) == set(defaults)
     for variable, default in defaults.items():
-        if variable not in {"TQ_TASK_MODULES", "LOG_FORMAT"}:
+        if variable not in {"TQ_TASK_MODULES", "TQ_TRACE_LIBRARIES", "LOG_FORMAT"}:
             text = format_duration(default) if variable == "TQ_RESULT_TTL" else str(default)
             text = text.removesuffix(".0")
             assert told[variable] == f"`{text.lower() if isinstance(default, bool) else text}`"

@@ -177,3 +177,31 @@ def test_jobs_whose_send_is_not_recorded_travel_as_without_traces(
     assert spans.found == []
     assert bodies
     assert [body for body in bodies if TRACEPARENT.encode() in body] == []
+
+
+def test_what_an_executor_raises_is_told_without_its_secrets(traced: Trace) -> None:
+    def carry_out(_job: Job) -> ExecutionResult:
+        raise RuntimeError("no login with password=word-planted-4711")
+
+    task = make_task(interval=Interval.daily(at="09:00"), window=0, retries=0)
+    journey, spans = traced(task, at="2026-11-24T08:59:30", executor=FakeExecutor(carry_out))
+    journey.enable("ada", "email_digest")
+
+    journey.until("2026-11-24T09:00:10")
+
+    process = spans.one("process normal")
+    assert dict(process.attributes or {})["error.type"] == "EXECUTOR_ERROR"
+    assert process.status.description == "RuntimeError: no login with password=***"
+    assert "word-planted-4711" not in spans.text
+
+
+def test_a_job_that_may_not_be_carried_out_says_why(traced: Trace) -> None:
+    task = make_task(interval=Interval.daily(at="09:00"), window=0, retries=0)
+    journey, spans = traced(task, at="2026-11-24T08:59:30")
+    journey.enable("ada", "email_digest")
+    journey.until("2026-11-24T09:00:10")
+
+    journey.deliver_again()
+
+    verdicts = [dict(span.attributes or {}).get("tq.verdict") for span in spans.named("process normal")]
+    assert verdicts == [None, "ended"]

@@ -1,5 +1,6 @@
 """When traces are made, what they cost when they are not, and what becomes of spans on their way out."""
 
+import json
 import logging
 import os
 import subprocess
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from tests.spans import kept_spans
 from tests.waiting import eventually
 from tq.redaction import register_secret
+from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.telemetry import configure_logs
 from tq.telemetry.otel import Delivery, span_context_of
@@ -287,3 +289,99 @@ def test_a_process_that_ends_does_not_wait_for_a_collector_that_hangs(
         assert time.monotonic() - began < 5
         assert collector.taken == []
         collector.free.set()
+
+
+def told_by(libraries: str, code: str, folder: Path) -> list[dict[str, object]]:
+    """The spans that a fresh process tells which traces these libraries."""
+    head = (
+        "import sys\n"
+        "from tq.settings import load_settings\n"
+        "from tq.telemetry.traces import open_traces, variables\n"
+        "traces = open_traces(load_settings(), variables())\n"
+    )
+    answer = run_python(
+        head + code + "\ntraces.close(within_s=10)\n",
+        folder=folder,
+        OTEL_TRACES_EXPORTER="console",
+        TQ_TRACE_LIBRARIES=libraries,
+    )
+    assert answer.returncode == 0, answer.stderr
+    decoder, text, found = json.JSONDecoder(), answer.stdout.strip(), []
+    while text:
+        span, end = decoder.raw_decode(text)
+        found.append(span)
+        text = text[end:].strip()
+    return found
+
+
+@pytest.mark.parametrize(("libraries", "names"), [("", []), ("redis", ["SET"])])
+def test_redis_commands_are_told_only_if_asked_for_and_without_their_values(
+    tmp_path: Path, redis_server: RedisServer, libraries: str, names: list[str]
+) -> None:
+    code = f"import redis; redis.Redis.from_url({redis_server.url!r}).set('some-key', 'value-planted-4711', ex=9)"
+
+    spans = told_by(libraries, code, tmp_path)
+
+    assert [span["name"] for span in spans] == names
+    assert "value-planted-4711" not in str(spans)
+
+
+@pytest.mark.parametrize("libraries", ["", "httpx"])
+def test_a_tasks_call_is_told_once_also_where_httpx_tells_of_its_own(tmp_path: Path, libraries: str) -> None:
+    code = (
+        "sys.modules['pycurl'] = None\n"
+        "from tests.executors import Endpoint, make_job\n"
+        "from tq.executors.http import HttpExecutor\n"
+        "from tq.testing import make_envelope\n"
+        "import httpx\n"
+        "endpoint = Endpoint()\n"
+        "work = traces.begin_job(make_envelope('ada'), queue='normal', message_id='job_1-1')\n"
+        "HttpExecutor(allow_private=True, traces=traces).execute(make_job(endpoint.url))\n"
+        "httpx.get(endpoint.url + '/?key=key-planted-4711')\n"
+        "work.end()\n"
+        "assert 'traceparent' in endpoint.requests[0].headers\n"
+        "assert ('traceparent' in endpoint.requests[1].headers) is bool(traces._libraries)\n"
+    )
+
+    spans = told_by(libraries, code, tmp_path)
+
+    own = ["GET"] if libraries else []
+    assert [span["name"] for span in spans] == ["POST", *own, "process normal"]
+    assert "planted" not in str(spans)
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+@pytest.mark.parametrize(
+    ("propagators", "told"),
+    [("", ["traceparent"]), ("none", []), ("tracecontext", ["traceparent"]), ("baggage", [])],
+)
+def test_an_endpoint_is_told_of_the_trace_as_the_variable_says(
+    tmp_path: Path, sampler: str, propagators: str, told: list[str]
+) -> None:
+    code = (
+        "from tests.executors import Endpoint, make_job\n"
+        "from tq.executors.http import HttpExecutor\n"
+        "from tq.settings import load_settings\n"
+        "from tq.telemetry.traces import open_traces, variables\n"
+        "from tq.testing import make_envelope\n"
+        "traces = open_traces(load_settings(), variables())\n"
+        "endpoint = Endpoint()\n"
+        "work = traces.begin_job(make_envelope('ada'), queue='normal', message_id='job_1-1')\n"
+        "HttpExecutor(allow_private=True, traces=traces).execute(make_job(endpoint.url))\n"
+        "work.end()\n"
+        "known = ('traceparent', 'tracestate', 'baggage', 'b3')\n"
+        "print([name for name in known if name in endpoint.requests[0].headers])\n"
+        "sys.stdout.flush()\n"
+        "os._exit(0)\n"
+    )
+    chosen = {"OTEL_PROPAGATORS": propagators} if propagators else {}
+
+    answer = run_python(
+        "import os, sys\n" + code,
+        folder=tmp_path,
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_TRACES_SAMPLER=sampler,
+        **chosen,
+    )
+
+    assert answer.stdout.splitlines()[0] == str(told)

@@ -54,6 +54,8 @@ def execute(runtime: Runtime, envelope: Envelope) -> None:
         NotNow: if the limiter's slot for the call has lapsed while Redis was asked, and there is no other.
     """
     permission = _permission(runtime, envelope)
+    if permission.verdict is not Verdict.GO:
+        runtime.traces.tell({"tq.verdict": permission.verdict.value})
     match permission.verdict:
         case Verdict.ENDED | Verdict.SUPERSEDED:
             logger.debug("repeated message dropped", verdict=permission.verdict.value)

@@ -49,6 +49,8 @@ SYSTEM = "dramatiq"
 LEAST_WAIT_S = 0.001
 MOST_WAITING = 2048  # the standard's own, where OTEL_BSP_MAX_QUEUE_SIZE says nothing
 
+W3C = {"tracecontext", "baggage"}  # what OTEL_PROPAGATORS is when it is not set
+
 _ALONE = Context()  # in which a span has no parent
 _Attributes = Mapping[str, Any]
 
@@ -61,7 +63,7 @@ def open_provider(settings: Settings) -> "OpenTelemetry":
         ImportError: if a package that it asks for is not there.
     """
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    for name in _exporters():
+    for name in _names("OTEL_TRACES_EXPORTER") or ["otlp"]:
         provider.add_span_processor(Delivery(_exporter(name)))
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         # What a task's own code tells belongs to the same traces. Who has a provider already keeps it.
@@ -83,6 +85,8 @@ class OpenTelemetry:
         self._tracer = provider.get_tracer("taskqueue", version("taskqueue"))
         self._server = _server_of(settings.redis_url)
         self._libraries: Sequence[str] = ()
+        # For calls that are not sampled this is said a hundred times as often as anything else here.
+        self._names_by_w3c = set(_names("OTEL_PROPAGATORS") or W3C) == W3C
         set_trace(_trace_ids)
 
     def instrument(self, libraries: Sequence[str]) -> None:
@@ -123,6 +127,7 @@ class OpenTelemetry:
 
     def begin_job(self, envelope: Envelope, *, queue: str, message_id: str) -> Work:
         """The work on a job's message begins, linked to what sent it; what it causes in turn links to this."""
+        # The decision needs no attributes: whoever is not sampled is asked nothing.
         span = self._tracer.start_span(f"process {queue}", context=_ALONE, kind=SpanKind.CONSUMER)
         if span.is_recording():
             span.set_attributes(
@@ -178,8 +183,13 @@ class OpenTelemetry:
         self, job: Job, request: httpx.Request, exchange: Callable[[], ExecutionResult]
     ) -> ExecutionResult:
         """What the exchange gives; the request names its span."""
-        if not trace.get_current_span().is_recording():
-            propagate.inject(request.headers)
+        job_span = trace.get_current_span()
+        if not job_span.is_recording():
+            named = job_span.get_span_context()
+            if self._names_by_w3c and named.is_valid:
+                request.headers["traceparent"] = _traceparent(named)
+            else:
+                propagate.inject(request.headers)
             return self._unseen(exchange)
         span = self._tracer.start_span(
             request.method, kind=SpanKind.CLIENT, attributes=_of_request(job, request)
@@ -345,9 +355,10 @@ class _LastWords(logging.Handler):
 
 def traceparent_of(span: Span) -> str:
     """The text that names a recorded span, as W3C Trace Context spells it; '' for any other."""
-    if not span.is_recording():
-        return ""
-    context = span.get_span_context()
+    return _traceparent(span.get_span_context()) if span.is_recording() else ""
+
+
+def _traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
@@ -459,9 +470,8 @@ def _resource() -> Resource:
     return Resource.create({name: value for name, value in ours.items() if name not in said})
 
 
-def _exporters() -> list[str]:
-    named = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
-    return [name for part in named.split(",") if (name := part.strip().lower()) not in ("", "none")]
+def _names(variable: str) -> list[str]:
+    return [name for part in os.environ.get(variable, "").split(",") if (name := part.strip().lower())]
 
 
 def _exporter(name: str) -> SpanExporter:
