@@ -17,6 +17,7 @@ from tq.runtime import Runtime
 from tq.telemetry.traces import LAST_DELIVERY_S, SAME_TRACE, TRACEPARENT, Work
 
 RUN_MARK = "~"  # ends the task's id in a run's
+PUT_OFF = (NotHeld, NotNow)
 
 
 class Tracing(dramatiq.Middleware):
@@ -85,7 +86,7 @@ class Tracing(dramatiq.Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """It has ended."""
-        if isinstance(exception, NotHeld | NotNow):
+        if exception is not None and isinstance(exception, PUT_OFF):
             self._put_off()
         else:
             self._end(exception)
