@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from tq.settings import Settings
-from tq.telemetry.otel import Delivery, OpenTelemetry
+from tq.telemetry.otel import Delivery, OpenTelemetry, TraceIds
 
 
 class Spans:
@@ -16,7 +16,7 @@ class Spans:
 
     def __init__(self, settings: Settings, sampler: Sampler = ALWAYS_ON) -> None:
         self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider = TracerProvider(sampler=sampler, id_generator=TraceIds(), shutdown_on_exit=False)
         self.provider.add_span_processor(Delivery(self._exporter, schedule_delay_millis=60_000))
         self.traces = OpenTelemetry(self.provider, settings)
 

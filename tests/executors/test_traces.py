@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.executors import Endpoint, make_job
@@ -77,14 +77,17 @@ def test_the_endpoint_is_told_the_span_of_its_call_which_is_part_of_the_jobs_tra
     }
 
 
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, ParentBasedTraceIdRatio(0.0)])
 def test_a_call_of_a_job_that_is_not_sampled_says_so_and_makes_no_span(
-    settings: Settings, endpoint: Endpoint
+    settings: Settings, endpoint: Endpoint, sampler: Sampler
 ) -> None:
-    with kept_spans(settings, ALWAYS_OFF) as spans:
+    with kept_spans(settings, sampler) as spans:
         carry_out(spans, make_job(endpoint.url))
 
         assert spans.found == []
-    flags = endpoint.requests[0].headers["traceparent"].rpartition("-")[2]
+    version, trace_id, span_id, flags = endpoint.requests[0].headers["traceparent"].split("-")
+    assert (version, len(trace_id), len(span_id)) == ("00", 32, 16)
+    assert int(trace_id, 16)
     assert int(flags, 16) & 1 == 0
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import orjson
 import pytest
 from loguru import logger
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler, TraceIdRatioBased
 
 from tests.spans import kept_spans
 from tests.waiting import eventually
@@ -25,6 +27,7 @@ from tq.settings import Settings
 from tq.telemetry import configure_logs
 from tq.telemetry.otel import Delivery, span_context_of
 from tq.telemetry.traces import NO_TRACES, are_wanted, open_traces
+from tq.testing import make_envelope
 
 COLLECTOR = "http://127.0.0.1:4318"
 
@@ -169,6 +172,32 @@ def test_nothing_secret_leaves_in_a_span_whoever_has_made_it(settings: Settings)
     assert "example.com" in told
     planted = ("pass-4711", "key-0815", "bearer-1337", "token-2342", "word-taken-from-the-environment")
     assert [secret for secret in planted if secret in told] == []
+
+
+@pytest.mark.parametrize("sampler", [TraceIdRatioBased(0.25), ParentBasedTraceIdRatio(0.25)])
+def test_of_all_jobs_that_part_is_sampled_that_was_asked_for(settings: Settings, sampler: Sampler) -> None:
+    with kept_spans(settings, sampler) as spans:
+        for number in range(2000):
+            work = spans.traces.begin_job(make_envelope(f"user-{number}"), queue="normal", message_id="any")
+            work.end()
+        found = spans.found
+
+    # A standard deviation is 19.
+    assert 400 < len(found) < 600
+    ids = {span.context.trace_id for span in found if span.context is not None}
+    assert len(ids) == len(found)
+    assert all(trace_id & (2**64 - 1) < 2**62 for trace_id in ids)
+
+
+def test_what_the_work_of_a_job_causes_that_is_not_sampled_is_not_sampled(settings: Settings) -> None:
+    with kept_spans(settings, ParentBasedTraceIdRatio(0.0)) as spans:
+        work = spans.traces.begin_job(make_envelope("ada"), queue="normal", message_id="any")
+        child = spans.provider.get_tracer("own").start_span("render")
+        own, inner = trace.get_current_span().get_span_context(), child.get_span_context()
+        work.end()
+
+    assert not child.is_recording()
+    assert inner.trace_id == own.trace_id
 
 
 def test_only_what_names_a_span_is_taken_for_one() -> None:

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
 import uuid
@@ -33,6 +34,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExporter,
     SpanExportResult,
 )
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from tq.clock import iso
@@ -51,6 +54,7 @@ MOST_WAITING = 2048  # the standard's own, where OTEL_BSP_MAX_QUEUE_SIZE says no
 
 W3C = {"tracecontext", "baggage"}  # what OTEL_PROPAGATORS is when it is not set
 
+_LOWER_HALF = TraceIdRatioBased.TRACE_ID_LIMIT  # of a trace's id, by which a part of all is chosen
 _ALONE = Context()  # in which a span has no parent
 _Attributes = Mapping[str, Any]
 
@@ -62,7 +66,7 @@ def open_provider(settings: Settings) -> "OpenTelemetry":
         LookupError, ValueError: if one of them has no meaning here.
         ImportError: if a package that it asks for is not there.
     """
-    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    provider = TracerProvider(resource=_resource(), id_generator=TraceIds(), shutdown_on_exit=False)
     for name in _names("OTEL_TRACES_EXPORTER") or ["otlp"]:
         provider.add_span_processor(Delivery(_exporter(name)))
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -85,6 +89,8 @@ class OpenTelemetry:
         self._tracer = provider.get_tracer("taskqueue", version("taskqueue"))
         self._server = _server_of(settings.redis_url)
         self._libraries: Sequence[str] = ()
+        self._is_closed = False
+        self._ids, self._bound = provider.id_generator, _bound_of(provider.sampler)
         # For calls that are not sampled this is said a hundred times as often as anything else here.
         self._names_by_w3c = set(_names("OTEL_PROPAGATORS") or W3C) == W3C
         set_trace(_trace_ids)
@@ -127,7 +133,13 @@ class OpenTelemetry:
 
     def begin_job(self, envelope: Envelope, *, queue: str, message_id: str) -> Work:
         """The work on a job's message begins, linked to what sent it; what it causes in turn links to this."""
-        # The decision needs no attributes: whoever is not sampled is asked nothing.
+        # The decision needs no attributes: whoever is not sampled is asked nothing. Where it is made by the trace's
+        # id alone it is made here, since the SDK's way to it costs several times as much.
+        if self._bound is not None and isinstance(self._ids, TraceIds):
+            trace_id = random.getrandbits(128)
+            if trace_id & _LOWER_HALF >= self._bound:
+                return SpanOfWork(Unsampled(trace_id))
+            self._ids.use(trace_id)
         span = self._tracer.start_span(f"process {queue}", context=_ALONE, kind=SpanKind.CONSUMER)
         if span.is_recording():
             span.set_attributes(
@@ -185,9 +197,8 @@ class OpenTelemetry:
         """What the exchange gives; the request names its span."""
         job_span = trace.get_current_span()
         if not job_span.is_recording():
-            named = job_span.get_span_context()
-            if self._names_by_w3c and named.is_valid:
-                request.headers["traceparent"] = _traceparent(named)
+            if self._names_by_w3c and isinstance(job_span, Unsampled):
+                request.headers["traceparent"] = job_span.traceparent
             else:
                 propagate.inject(request.headers)
             return self._unseen(exchange)
@@ -216,6 +227,9 @@ class OpenTelemetry:
 
     def close(self, *, within_s: float) -> None:
         """Delivers what there is, as far as it takes no longer."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         set_trace(None)
         # The SDK waits for as long as it takes.
         closing = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
@@ -228,6 +242,39 @@ class OpenTelemetry:
             return exchange()
         with suppress_http_instrumentation():
             return exchange()
+
+
+class TraceIds(RandomIdGenerator):
+    """Random, but for a trace about which there is a decision already."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def use(self, trace_id: int) -> None:
+        """Has this thread's next trace be that one."""
+        self._own.decided = trace_id
+
+    def generate_trace_id(self) -> int:
+        """The id of this thread's next trace."""
+        decided: int = getattr(self._own, "decided", 0)
+        self._own.decided = 0
+        return decided or super().generate_trace_id()
+
+
+class Unsampled(trace.NonRecordingSpan):
+    """The span of a job that is not sampled: what its work causes is not sampled either. Few ask for its name."""
+
+    def __init__(self, trace_id: int) -> None:
+        self._trace_id = trace_id
+
+    @property
+    def traceparent(self) -> str:
+        """The text that names it."""
+        return f"00-{self._trace_id:032x}-{random.getrandbits(64) or 1:016x}-00"
+
+    def get_span_context(self) -> SpanContext:
+        """What names it."""
+        return SpanContext(self._trace_id, random.getrandbits(64) or 1, is_remote=False)
 
 
 class SpanOfWork:
@@ -355,10 +402,9 @@ class _LastWords(logging.Handler):
 
 def traceparent_of(span: Span) -> str:
     """The text that names a recorded span, as W3C Trace Context spells it; '' for any other."""
-    return _traceparent(span.get_span_context()) if span.is_recording() else ""
-
-
-def _traceparent(context: SpanContext) -> str:
+    if not span.is_recording():
+        return ""
+    context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
@@ -468,6 +514,13 @@ def _resource() -> Resource:
     }
     said = OTELResourceDetector().detect().attributes
     return Resource.create({name: value for name, value in ours.items() if name not in said})
+
+
+def _bound_of(sampler: Sampler) -> int | None:
+    """Below which a trace's id is sampled, for a sampler that asks for nothing else; None for any other."""
+    # A trace that begins with a job has no parent, so of a sampler that asks for one its root decides.
+    root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
+    return root.bound if isinstance(root, TraceIdRatioBased) else None
 
 
 def _names(variable: str) -> list[str]:

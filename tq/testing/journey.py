@@ -26,7 +26,7 @@ from tq.registry import Registry
 from tq.runtime import Runtime
 from tq.settings import Settings
 from tq.store.preferences import KEEP, Disable, Enable, Keep, Relocate
-from tq.telemetry.traces import Traces
+from tq.telemetry.traces import NO_TRACES, Traces
 from tq.testing.builders import make_envelope
 from tq.testing.clock import FrozenClock, utc
 from tq.testing.executor import FakeExecutor
@@ -128,7 +128,8 @@ class Journey:
         """A journey that begins at an instant, in a namespace of its own; without a Redis URL it brings a server.
 
         Of each `step`, a whole part of a minute, at most one instant is lived through. `mends` has what is
-        over looked for every ten minutes, as workers do; `settings` go before those of a journey.
+        over looked for every ten minutes, as workers do; `settings` go before those of a journey; `traces` hear
+        of its work.
         """
         with contextlib.ExitStack() as stack:
             if redis_url is None:
@@ -151,7 +152,8 @@ class Journey:
                 registry=declared,
                 executors=executor,
                 jitter=jitter or random.Random(seed),
-                traces=traces,
+                # What is set for the process that runs the test is not meant for its journeys.
+                traces=traces or NO_TRACES,
             )
             stack.callback(runtime.close)
             journey = cls(runtime, clock, executor, declared, step=step, mends=mends)
