@@ -40,7 +40,7 @@ def test_a_tick_and_the_distribution_that_it_sends_are_one_trace_and_a_jobs_work
     traced: Trace,
 ) -> None:
     journey, spans = traced(DAILY, at="2026-11-24T08:59:30")
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
 
     journey.until("2026-11-24T09:00:10")
 
@@ -59,7 +59,7 @@ def test_a_tick_and_the_distribution_that_it_sends_are_one_trace_and_a_jobs_work
 
 def test_spans_of_messages_tell_what_the_conventions_ask_for(traced: Trace) -> None:
     journey, spans = traced(DAILY, at="2026-11-24T08:59:30")
-    for user in ("ada", "bob"):
+    for user in ("zoe", "bob"):
         journey.enable(user, "email_digest")
 
     journey.until("2026-11-24T09:00:10")
@@ -75,22 +75,22 @@ def test_spans_of_messages_tell_what_the_conventions_ask_for(traced: Trace) -> N
         dict(span.attributes or {})["messaging.message.conversation_id"]: dict(span.attributes or {})
         for span in spans.named("process normal")
     }
-    work = works[jobs["ada"].id]
+    work = works[jobs["zoe"].id]
     assert works.keys() == {job.id for job in jobs.values()}
     assert work["messaging.operation.type"] == "process"
-    assert work["messaging.message.id"] == f"{jobs['ada'].id}-1"
+    assert work["messaging.message.id"] == f"{jobs['zoe'].id}-1"
     assert work["tq.task.name"] == "email_digest"
     assert work["tq.run.id"] == run.id
     assert work["tq.occurrence.nominal_time"] == "2026-11-24T09:00:00Z"
     assert (work["tq.attempt"], work["tq.trigger"], work["tq.outcome"]) == (1, "schedule", "success")
     assert "error.type" not in work
-    assert "ada" not in spans.text
+    assert "zoe" not in spans.text
 
 
 def test_the_attempts_at_a_job_are_joined_by_its_id_and_each_links_to_the_one_before(traced: Trace) -> None:
     executor = FakeExecutor(lambda job: BROKEN if job.attempt == 1 else ExecutionResult.success())
     journey, spans = traced(DAILY, at="2026-11-24T08:59:30", executor=executor)
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
 
     journey.until("2026-11-24T09:02")
 
@@ -120,7 +120,7 @@ def test_later_distributions_of_a_run_are_traces_of_their_own_that_link_to_its_c
 
 def test_a_run_that_was_asked_for_links_to_who_asked(traced: Trace) -> None:
     journey, spans = traced(DAILY, at="2026-11-24T08:00")
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
 
     journey.trigger("email_digest")
 
@@ -131,8 +131,8 @@ def test_a_run_that_was_asked_for_links_to_who_asked(traced: Trace) -> None:
 
 def test_a_send_without_jobs_is_no_send(traced: Trace) -> None:
     journey, spans = traced(DAILY, at="2026-11-24T08:00")
-    journey.enable("ada", "email_digest")
-    journey.disable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
+    journey.disable("zoe", "email_digest")
     journey.enable("bob", "email_digest")
     journey.pause_user("bob", "email_digest")
 
@@ -150,7 +150,7 @@ def test_what_a_tasks_own_code_tells_is_part_of_the_jobs_trace(traced: Trace) ->
             return ExecutionResult.success()
 
     journey, spans = traced(DAILY, at="2026-11-24T08:59:30", executor=FakeExecutor(carry_out))
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
 
     journey.until("2026-11-24T09:00:10")
 
@@ -161,7 +161,7 @@ def test_jobs_whose_send_is_not_recorded_travel_as_without_traces(
     traced: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey, spans = traced(DAILY, at="2026-11-24T08:59:30", sampler=ParentBased(ALWAYS_OFF))
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
     bodies: list[bytes] = []
     decode = MessageEncoder.decode
 
@@ -173,7 +173,7 @@ def test_jobs_whose_send_is_not_recorded_travel_as_without_traces(
 
     journey.until("2026-11-24T09:00:10")
 
-    assert journey.executor.users == ["ada"]
+    assert journey.executor.users == ["zoe"]
     assert spans.found == []
     assert bodies
     assert [body for body in bodies if TRACEPARENT.encode() in body] == []
@@ -185,7 +185,7 @@ def test_what_an_executor_raises_is_told_without_its_secrets(traced: Trace) -> N
 
     task = make_task(interval=Interval.daily(at="09:00"), window=0, retries=0)
     journey, spans = traced(task, at="2026-11-24T08:59:30", executor=FakeExecutor(carry_out))
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
 
     journey.until("2026-11-24T09:00:10")
 
@@ -198,7 +198,7 @@ def test_what_an_executor_raises_is_told_without_its_secrets(traced: Trace) -> N
 def test_a_job_that_may_not_be_carried_out_says_why(traced: Trace) -> None:
     task = make_task(interval=Interval.daily(at="09:00"), window=0, retries=0)
     journey, spans = traced(task, at="2026-11-24T08:59:30")
-    journey.enable("ada", "email_digest")
+    journey.enable("zoe", "email_digest")
     journey.until("2026-11-24T09:00:10")
 
     journey.deliver_again()

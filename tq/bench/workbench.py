@@ -358,6 +358,7 @@ def _environment(redis_url: str, tasks_file: Path) -> dict[str, str]:
         "TQ_ALLOW_PRIVATE_ENDPOINTS": "true",
         "TQ_RESULT_HISTORY": "5",
         "TQ_RESULT_TTL": "30d",
+        "TQ_TRACE_LIBRARIES": "",
         "LOG_LEVEL": "INFO",
         "LOG_FORMAT": "json",
         "DEBUG_SCHEDULER": "false",
