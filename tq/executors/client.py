@@ -61,8 +61,8 @@ def _over_httpx(places: Places, *, allow_private: bool) -> httpx.Client:
 class _CallClient(httpx.Client):
     """Sends a call straight to its transport, if that is all there is to do.
 
-    httpx's own way there goes by logins, redirects, hooks and cookies, and costs as much as libcurl does. None of
-    them is used here, but for a login that stands in a URL.
+    httpx's own way there goes by logins, redirects, hooks and cookies. None of them is used here, but for a login
+    that stands in a URL.
     """
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:

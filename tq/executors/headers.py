@@ -1,6 +1,6 @@
 """Headers that are known to be right, so that httpx need not go through each of them again.
 
-It would do so twice a call, for the request and for its answer, which costs more than sending both.
+It would do so twice a call: for the request, and for its answer.
 """
 
 from collections.abc import Iterable

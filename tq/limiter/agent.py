@@ -37,9 +37,9 @@ MOST_TASKS = 50  # in one exchange: it keeps the script below a millisecond
 # good, as long as slots are to be had at once: one that goes to waste then is missed by nobody.
 MOST_SPARE = 4
 SPARE_FOR_S = STALE_S / 2
-SPARE_LATER_S = 0.002
+SPARE_LATER_S = 0.002  # after a call has begun, so that what is needed now goes first
 AT_ONCE_S = 0.001
-APART_OVER = 0.2
+DRIFT = 0.2  # of how far apart calls are known to be, by the latest two
 REDIS_AGAIN_S = 1.0
 AWAY_SHARE = 0.5
 PACE_OVER_S = 5.0
@@ -80,8 +80,8 @@ class _Line:
     held_until: float = 0.0  # by a wait that the endpoint asked for
     pace: float = 0.0  # calls begun per second over the last seconds, at `pace_at`
     pace_at: float = 0.0
-    apart: float = math.inf  # seconds between the last two calls
-    is_ample: bool = False  # whether the last slots were to be had at once
+    apart: float = math.inf  # seconds between two calls, as of late
+    is_ample: bool = False  # whether all slots of the last answer were to be had at once
 
     @property
     def owes(self) -> bool:
@@ -127,7 +127,7 @@ class _Line:
     def count_begin(self, now: float) -> None:
         if self.pace_at:
             apart = now - self.pace_at
-            self.apart = apart if self.apart == math.inf else self.apart + (apart - self.apart) * APART_OVER
+            self.apart = apart if self.apart == math.inf else self.apart + (apart - self.apart) * DRIFT
         self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
 
     def due(self, now: float) -> int:
@@ -384,15 +384,11 @@ class Agent:
             self._is_away = False
             for line in self._lines.values():
                 self._void(line)
-        for ask in request.tasks:
-            if ask.slots:
-                self._lines[ask.task].is_ample = True
         for grant in answer.grants:
-            if grant.delay > AT_ONCE_S:
-                self._lines[grant.task].is_ample = False
             slot = Slot(grant.task, now + grant.delay, grant.epoch, grant.probe, grant.place)
             self._lines[grant.task].add(slot)
         served = Counter(grant.task for grant in answer.grants)
+        latest = {grant.task: grant.delay for grant in sorted(answer.grants, key=lambda grant: grant.delay)}
         if served:
             lead = answer.grants[0].delay
             # The task that gets the most tells: a slow one, with a slot far ahead, must not hold up the others.
@@ -406,6 +402,7 @@ class Agent:
                 line.held_until = max(line.held_until, now + scope.wait)
             self._void(line, before=scope.epoch)
             if ask.slots:
+                line.is_ample = latest.get(ask.task, math.inf) <= AT_ONCE_S
                 line.ask_at = now + (scope.wait or (0.0 if ask.task in served else ASK_AGAIN_S))
             if line.is_idle:
                 del self._lines[ask.task]
