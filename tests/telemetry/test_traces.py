@@ -25,7 +25,7 @@ from tq.redaction import register_secret
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.telemetry import configure_logs
-from tq.telemetry.otel import Delivery, span_context_of
+from tq.telemetry.otel import Delivery, OpenTelemetry, span_context_of
 from tq.telemetry.traces import NO_TRACES, are_wanted, open_traces
 from tq.testing import make_envelope
 
@@ -303,21 +303,28 @@ def test_a_collector_that_is_away_is_told_of_once_and_its_return_once(
     delivery.shutdown()
 
 
-def test_a_process_that_ends_does_not_wait_for_a_collector_that_hangs(
-    settings: Settings, collector: Collector
+def test_a_process_that_ends_does_not_wait_for_a_collector_that_hangs_and_tells_what_is_lost(
+    settings: Settings, stream: StringIO, collector: Collector
 ) -> None:
-    with kept_spans(settings) as spans:
-        spans.provider.add_span_processor(Delivery(collector, schedule_delay_millis=60_000))
-        collector.free.clear()
-        with spans.traces.step("last"):
+    configure_logs(settings, stream=stream)
+    delivery = Delivery(collector, max_export_batch_size=2, schedule_delay_millis=60_000)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(delivery)
+    traces = OpenTelemetry(provider, settings, [delivery])
+    collector.free.clear()
+    for _ in range(3):
+        with traces.step("last"):
             pass
 
-        began = time.monotonic()
-        spans.traces.close(within_s=0.2)
+    began = time.monotonic()
+    traces.close(within_s=0.2)
 
-        assert time.monotonic() - began < 5
-        assert collector.taken == []
-        collector.free.set()
+    assert time.monotonic() - began < 5
+    assert collector.taken == []
+    away, lost = [orjson.loads(line) for line in stream.getvalue().splitlines()]
+    assert away["reason"] == "the process ends before they have arrived"
+    assert lost["dropped_spans"] == 3
+    collector.free.set()
 
 
 def told_by(libraries: str, code: str, folder: Path) -> list[dict[str, object]]:

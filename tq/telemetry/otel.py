@@ -67,12 +67,13 @@ def open_provider(settings: Settings) -> "OpenTelemetry":
         ImportError: if a package that it asks for is not there.
     """
     provider = TracerProvider(resource=_resource(), id_generator=TraceIds(), shutdown_on_exit=False)
-    for name in _names("OTEL_TRACES_EXPORTER") or ["otlp"]:
-        provider.add_span_processor(Delivery(_exporter(name)))
+    deliveries = [Delivery(_exporter(name)) for name in _names("OTEL_TRACES_EXPORTER") or ["otlp"]]
+    for delivery in deliveries:
+        provider.add_span_processor(delivery)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         # What a task's own code tells belongs to the same traces. Who has a provider already keeps it.
         trace.set_tracer_provider(provider)
-    made = OpenTelemetry(provider, settings)
+    made = OpenTelemetry(provider, settings, deliveries)
     made.instrument(settings.trace_libraries)
     # Forked processes do not come by here; their middleware closes.
     atexit.register(made.close, within_s=LAST_DELIVERY_S)
@@ -84,8 +85,11 @@ class OpenTelemetry:
 
     is_on = True
 
-    def __init__(self, provider: TracerProvider, settings: Settings) -> None:
+    def __init__(
+        self, provider: TracerProvider, settings: Settings, deliveries: Sequence["Delivery"] = ()
+    ) -> None:
         self._provider = provider
+        self._deliveries = deliveries
         self._tracer = provider.get_tracer("taskqueue", version("taskqueue"))
         self._server = _server_of(settings.redis_url)
         self._libraries: Sequence[str] = ()
@@ -235,6 +239,9 @@ class OpenTelemetry:
         closing = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
         closing.start()
         closing.join(within_s)
+        if closing.is_alive():
+            for delivery in self._deliveries:
+                delivery.give_up()
 
     def _unseen(self, exchange: Callable[[], ExecutionResult]) -> ExecutionResult:
         """What the exchange gives; an instrumented library does not tell of it once more."""
@@ -319,7 +326,8 @@ class Delivery(BatchSpanProcessor):
         self._lock = threading.Lock()
         self._room = options.get("max_queue_size") or _number("OTEL_BSP_MAX_QUEUE_SIZE", MOST_WAITING)
         self._waiting = 0
-        self._is_failing = False
+        self._under_way = 0
+        self._is_failing = self._is_given_up = False
         self.dropped = 0
         super().__init__(_Outlet(exporter, self), **options)
 
@@ -338,6 +346,15 @@ class Delivery(BatchSpanProcessor):
     def shutdown(self) -> None:
         """Delivers what there is."""
         super().shutdown()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+        if self._is_failing and not self._is_given_up:
+            logger.warning("traces were not delivered", dropped_spans=self.dropped)
+
+    def give_up(self) -> None:
+        """Tells what will not have been delivered when the process ends now."""
+        with self._lock:
+            left, self._is_given_up = self._waiting + self._under_way, True
+        if left:
+            self._lose(left, "the process ends before they have arrived")
         if self._is_failing:
             logger.warning("traces were not delivered", dropped_spans=self.dropped)
 
@@ -345,9 +362,14 @@ class Delivery(BatchSpanProcessor):
         """So many are on their way."""
         with self._lock:
             self._waiting -= spans
+            self._under_way += spans
 
     def came_out(self, spans: int, reason: str) -> None:
         """So many have arrived, or have not for a reason."""
+        with self._lock:
+            self._under_way -= spans
+        if self._is_given_up:
+            return
         if reason:
             self._lose(spans, reason)
             return
