@@ -12,6 +12,7 @@ from middleware.context import LogContext
 from middleware.departure import Departure
 from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
+from middleware.metrics import Metrics
 from middleware.presence import SchedulerPresence
 from middleware.rate_limit import RateLimit
 from middleware.tracing import Tracing
@@ -38,6 +39,7 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             Departure(),
             # Ends after the limiter, which has a last word for Redis.
             upkeep,
+            Metrics(runtime),
             FairDispatch(runtime.limiter, runtime.bookkeeper),
             ErrorRates(runtime),
             RateLimit(runtime),

@@ -81,6 +81,9 @@ class DramatiqTransport:
             f"end\n"
         )
         self.queues = (CONTROL, *(priority.value for priority in Priority), SUSPECTS)
+        self.queue_keys = tuple(
+            f"{prefix}:{queue}{part}" for queue in self.queues for part in ("", ".msgs", ".XQ", ".XQ.msgs")
+        )
         self.backlog_lua = (
             f"local function first_of(queue) return redis.call('LINDEX', '{prefix}:'..queue, 0) or '' end\n"
             f"local function backlog(queue)\n"
@@ -122,6 +125,7 @@ class OutboxTransport(DramatiqTransport):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.outbox = f"{settings.namespace}:outbox"
+        self.queue_keys = (self.outbox,)
         self.enqueue_lua = (
             f"local function enqueue(queue, ...)\n"
             f"  for i, text in ipairs({{...}}) do if i % 2 == 0 then redis.call('RPUSH', '{self.outbox}', text) end end\n"

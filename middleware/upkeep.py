@@ -22,6 +22,7 @@ from middleware.fairness import FairQueue
 from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
 from tq.pipeline.mend import Mender
+from tq.pipeline.observe import bring
 from tq.runtime import Runtime
 from tq.store.heartbeats import WORKER, Presence
 from tq.store.refusals import explained
@@ -137,6 +138,7 @@ class Upkeep(dramatiq.Middleware):
             if since_look.elapsed >= LOOK_EVERY:
                 since_look = Stopwatch()
                 self._look(broker)
+        self._guarded("observations", lambda: bring(self._runtime))
         self._guarded("farewell", self._presence.end)
 
     def _rest(self, until_look: timedelta) -> None:
@@ -152,6 +154,7 @@ class Upkeep(dramatiq.Middleware):
 
     def _look(self, broker: dramatiq.Broker) -> None:
         self._guarded("definitions", lambda: self._refresh(broker))
+        self._guarded("observations", lambda: bring(self._runtime))
         if isinstance(broker, Recovering):
             self._guarded("recovery", lambda: self._recover(broker))
             self._looks += 1

@@ -76,6 +76,21 @@ class Again:
     error: ErrorDetail
 
 
+_CLASS_OF_CODE: dict[str, str] = {
+    ErrorCode.TIMEOUT: "timeout",
+    ErrorCode.HTTP_ERROR: "connection",
+    ErrorCode.BLOCKED_ADDRESS: "blocked",
+}
+_CLASSES = {status: "429" if status == 429 else f"{status // 100}xx" for status in range(100, 600)}
+
+
+def class_of(result: ExecutionResult) -> str:
+    """The class of an attempt's answer, of few: that of its status, or why there was none; `executor` for any other work."""
+    if result.http_status is not None:
+        return _CLASSES.get(result.http_status, "other")
+    return _CLASS_OF_CODE.get(result.error.code, "executor") if result.error else "executor"
+
+
 def outcome_of(http_status: int) -> Outcome:
     """What an HTTP status says about trying again."""
     if 200 <= http_status < 300:

@@ -11,7 +11,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 from loguru import logger
@@ -30,6 +30,7 @@ from tq.settings import Settings
 from tq.store import Store, Transport
 from tq.store.limits import Outlook
 from tq.store.planning import Look
+from tq.telemetry.observations import WAIT, Observations
 from tq.telemetry.traces import Traces, are_wanted, open_traces, variables
 
 # Is told of every attempt that was made, before it is recorded.
@@ -84,6 +85,7 @@ class Runtime:
         self.stopping = threading.Event()
         self.jitter = jitter or random.Random()
         self.observers: list[Observer] = []
+        self.observations = Observations()
         self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
         self._registry = registry
         self._executors = executors
@@ -131,9 +133,11 @@ class Runtime:
         """Who may call now; it limits nothing until a worker starts it."""
         # Not the process id alone: containers often share it, and a host may restart with the same.
         process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        return Limiter(
+        limiter = Limiter(
             self.store.limits, limit_everything(self.settings), self._limit_of_job, process=process
         )
+        limiter.on_slot = partial(self.observations.time, WAIT)
+        return limiter
 
     @cached_property
     def bookkeeper(self) -> Bookkeeper:

@@ -17,6 +17,7 @@ from tests.chaos.evidence import Evidence, Happened
 from tests.chaos.schedule import EVERYBODY, SCHEDULERS, Kind
 from tests.chaos.watch import MENDABLE_AFTER_S
 from tests.chaos.workload import EDITED, SCHEDULED
+from tests.ledgers import counted, summed
 from tq.clock import from_ms
 from tq.models import (
     JobResult,
@@ -63,10 +64,19 @@ class Figures:
     repeated: int = 0
     unexplained: int = 0
     mended: int = 0
+    miscounted: int = 0
 
     def missed(self) -> dict[str, str]:
         """The bars that were not kept, and a line for each."""
-        bars = ("unaccounted", "lost", "called_after_end", "duplicate_runs", "unexplained", "mended")
+        bars = (
+            "unaccounted",
+            "lost",
+            "called_after_end",
+            "duplicate_runs",
+            "unexplained",
+            "mended",
+            "miscounted",
+        )
         missed = {name: f"{name} is {getattr(self, name)}, must be 0" for name in bars if getattr(self, name)}
         if self.max_recovery_s > MOST_RECOVERY_S:
             missed["max_recovery_s"] = (
@@ -117,6 +127,7 @@ class _Audit:
         self.figures.faults = len(evidence.happened)
         self.stored_at, self.lost_ends = self._match_ends()
         self._count()
+        self._find_miscounted()
         self._find_lost()
         self._find_unclaimed()
         self._find_duplicates()
@@ -144,6 +155,14 @@ class _Audit:
             elif run.status is RunStatus.RUNNING:
                 self.figures.unaccounted += 1
                 self._wrong(f"unaccounted: {run.id} is still running, {self._undone(run)}")
+
+    def _find_miscounted(self) -> None:
+        """Where what was counted for all time is not the sum of all ledgers."""
+        told, is_ = counted(self.evidence.totals), summed(self.evidence.runs)
+        for place in sorted(told.keys() | is_.keys()):
+            if told[place] != is_[place]:
+                self.figures.miscounted += abs(told[place] - is_[place])
+                self._wrong(f"miscounted: {place}: {told[place]} in all, {is_[place]} in the ledgers")
 
     @staticmethod
     def _undone(run: Run) -> str:

@@ -202,6 +202,7 @@ class _Round:
         evidence.notes += end_all(self._services.values())
         self._watching.close()
         evidence.runs = [store.runs.get(run.id) for run in store.runs.latest(limit=MOST_RUNS)]
+        evidence.totals = store.totals.read([]).totals
         evidence.open_jobs = {run.id: set(store.runs.open_users(run.id)) for run in evidence.runs}
         key_of = partial(store.connection.keys, "results")
         for cells in chunks(list(evidence.book.changes), RESULTS_BATCH):

@@ -12,6 +12,7 @@ from tests.chaos.schedule import Fault
 from tests.chaos.watch import Mend, Sample
 from tests.chaos.workload import Workload
 from tq.models import JobResult, Run, RunId, TaskId, UserId
+from tq.store.totals import Total
 
 SECONDS = 60.0  # so that every task falls due once while things break
 SETTLE_S = 100.0  # whatever a lost tick delays comes with the next one, a minute later
@@ -55,6 +56,7 @@ class Evidence:
     samples: list[Sample] = field(default_factory=list)
     mends: list[Mend] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    totals: tuple[Total, ...] = ()  # what was counted for all time
     results: dict[tuple[TaskId, UserId], list[JobResult]] = field(default_factory=dict)
     open_jobs: dict[RunId, set[UserId]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

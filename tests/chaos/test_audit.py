@@ -1,5 +1,6 @@
 """What the audit says of evidence that is made up: it sees who was missed, and excuses only what it should."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from tests.chaos.audit import Findings, audit
@@ -23,6 +24,7 @@ from tq.models import (
     job_id_of,
     scheduled_run_id,
 )
+from tq.store.totals import Total
 
 BEGAN = 1_800_000_000.0 - 30  # half a minute before a full minute
 NOMINAL = BEGAN + 30
@@ -59,6 +61,11 @@ def evidence_of(*, jobs: int = 1) -> Evidence:
         shares=(share,),
     )
     evidence.runs.append(run)
+    evidence.totals = (
+        Total(SPREAD, RunKind.SCHEDULE, "runs", "", 1),
+        Total(SPREAD, RunKind.SCHEDULE, "expected", "", jobs),
+        Total(SPREAD, RunKind.SCHEDULE, "success", "", jobs),
+    )
     return evidence
 
 
@@ -147,6 +154,19 @@ def test_a_job_that_is_still_open_is_unaccounted() -> None:
     evidence.open_jobs[RUN] = {ADA}
 
     assert audit(evidence).figures.unaccounted == 1
+
+
+def test_totals_that_are_not_the_sum_of_all_ledgers_are_told() -> None:
+    evidence = evidence_of()
+    call(evidence, after_s=0.5)
+    end(evidence)
+    *others, success = evidence.totals
+    evidence.totals = (*others, replace(success, count=success.count + 2))
+
+    findings = audit(evidence)
+
+    assert findings.figures.missed() == {"miscounted": "miscounted is 2, must be 0"}
+    assert f"{SPREAD}|schedule|success" in words(findings)
 
 
 def test_two_ends_of_one_job_are_a_run_carried_out_twice() -> None:

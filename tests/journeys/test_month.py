@@ -27,6 +27,7 @@ import pytest
 
 from tests.journeys.conftest import Begin
 from tests.journeys.model import Answer, Call, Ending, Model, Reply, Who
+from tests.ledgers import counted, summed
 from tq.clock import from_ms, to_ms
 from tq.models import (
     ErrorDetail,
@@ -417,3 +418,4 @@ def test_a_month_goes_exactly_as_the_policies_say(begin: Begin, seed: int) -> No
 
     both.harvest()
     assert differences(endpoint, both) == []
+    assert counted(journey.runtime.store.totals.read([]).totals) == summed(journey.runs())

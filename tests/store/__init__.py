@@ -62,6 +62,7 @@ class ListTransport:
     queues = ("control", "normal")
 
     def __init__(self, namespace: str) -> None:
+        self.queue_keys = (f"{namespace}.outbox",)
         self.enqueue_lua = (
             f"local function enqueue(queue, id, body, ...)\n"
             f"  redis.call('RPUSH', '{namespace}.outbox', queue .. '|' .. id .. '|' .. body)\n"

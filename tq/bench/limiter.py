@@ -142,6 +142,7 @@ class NoTransport:
     take_back_lua = ""
     backlog_lua = ""
     queues = ()
+    queue_keys = ()
 
     def job_message(self, envelope: Envelope, priority: Priority) -> QueuedMessage:
         """Never asked for."""

@@ -72,9 +72,7 @@ class _Row:
     @property
     def effective(self) -> float:
         """The rate at which calls may begin now."""
-        probes = self.standing.state == "half_open" and not (self.standing.paused or self.whole.paused)
-        held = self.whole.held or (self.standing.held and not probes)
-        return 0.0 if held else min(self.standing.rate, self.whole.rate)
+        return self.standing.effective_within(self.whole)
 
     @property
     def why(self) -> str:

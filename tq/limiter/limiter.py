@@ -35,6 +35,10 @@ def _unheard(_seconds: float) -> None:
     """Nobody listens."""
 
 
+def _unheard_of(_task: TaskId, _seconds: float) -> None:
+    """Nobody listens."""
+
+
 @dataclass(slots=True)
 class _Call:
     slot: Slot
@@ -54,6 +58,8 @@ class Limiter:
         self._limits = limits
         self.limit_of = limit_of
         self.on_wait: Callable[[float], None] = _unheard  # is told for how long a thread has waited here
+        # Is told for how long a job has waited for its slot, without a thread or with one.
+        self.on_slot: Callable[[TaskId, float], None] = _unheard_of
         self._work = threading.Condition(self.lock)  # the limiter's own thread
         self._sleeps_until = 0.0
         self._idlers = 0
@@ -101,7 +107,8 @@ class Limiter:
     def wait(self, envelope: Envelope, limit: Limit, weight: int) -> None:
         """One more job waits here."""
         self.agent.wait(envelope.task_id, limit, weight=weight)
-        self._wake_if_due(time.monotonic())
+        envelope.waits_since = now = time.monotonic()
+        self._wake_if_due(now)
 
     def has_slot(self, task: TaskId) -> bool:
         """Whether a job of the task may begin now."""
@@ -109,10 +116,12 @@ class Limiter:
 
     def begin(self, envelope: Envelope) -> bool:
         """The job begins, with the slot that is there for it; False if that has lapsed this very moment."""
-        slot = self.agent.take(envelope.task_id, time.monotonic())
+        now = time.monotonic()
+        slot = self.agent.take(envelope.task_id, now)
         if slot is None:
             self.agent.leave(envelope.task_id)
             return False
+        self.on_slot(envelope.task_id, now - envelope.waits_since)
         self._calls[id(envelope)] = _Call(slot)
         return True
 

@@ -88,6 +88,7 @@ class Envelope:
         "spent",
         "task_id",
         "user_id",
+        "waits_since",
     )
 
     def __init__(
@@ -122,11 +123,13 @@ class Envelope:
         self.cause = cause
         self._job_id: JobId | None = None
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
-        # it may have killed the process before, and whether its end is being stored.
+        # it may have killed the process before, whether its end is being stored, and since when (monotonic
+        # seconds) it waits for its slot.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
         self.is_recorded = False
+        self.waits_since = 0.0
 
     @property
     def job_id(self) -> JobId:

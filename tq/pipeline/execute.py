@@ -24,11 +24,12 @@ from tq.models import (
     JobStatus,
     Outcome,
 )
-from tq.outcomes import Again, Ended, ErrorCode, decide
+from tq.outcomes import Again, Ended, ErrorCode, class_of, decide
 from tq.redaction import redact
 from tq.runtime import Runtime
 from tq.store.ledger import End, Permission, Retry, Verdict
 from tq.store.preferences import Disable
+from tq.telemetry.observations import ATTEMPTS, DELAY, DURATION, LATENESS
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -159,6 +160,7 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
         deadline_at=permission.deadline_at,
         jitter=runtime.jitter.random,
     )
+    _observe(runtime, envelope, result, verdict, began=permission.now, ended=now)
     match verdict:
         case Again(delay, spent_now, _):
             failed_at = now if spent_now > spent else failed_at
@@ -166,6 +168,28 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
         case Ended(status, error):
             end = _end(envelope, status, now, error, started_at=permission.now, called=result)
             return end, result.outcome is Outcome.GONE
+
+
+def _observe(
+    runtime: Runtime,
+    envelope: Envelope,
+    result: ExecutionResult,
+    verdict: Again | Ended,
+    *,
+    began: datetime,
+    ended: datetime,
+) -> None:
+    """Notes what the attempt took and how it came out."""
+    observations, task = runtime.observations, envelope.task_id
+    observations.time(DURATION, task, result.duration.total_seconds())
+    decision = "retry"
+    if isinstance(verdict, Ended):
+        decision = "done" if verdict.status is JobStatus.SUCCESS else "dead"
+    observations.count(f"{ATTEMPTS}|{task}|{class_of(result)}|{decision}")
+    if envelope.attempt == 1:
+        observations.time(LATENESS, task, (began - envelope.execute_after).total_seconds())
+    if decision == "done":
+        observations.time(DELAY, task, (ended - envelope.scheduled_at).total_seconds())
 
 
 def _carry_out(runtime: Runtime, job: Job) -> ExecutionResult:

@@ -27,7 +27,7 @@ class Key:
 RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
 
 # Raised with every change after which an earlier program would misread what is stored.
-DATA_VERSION = 3
+DATA_VERSION = 4
 
 TABLE = {
     "data_version": Key(
@@ -86,6 +86,12 @@ TABLE = {
         "user in `members` → when (ms) it had come into the share's cohort by a change of zone, if lately",
         "until the run's end",
     ),
+    "totals": Key(
+        "totals",
+        "hash",
+        "`task|kind|what` → what the ledgers of all such runs have counted together, and `runs`",
+    ),
+    "observed": Key("observed", "hash", "`metric|task|…` → what processes have seen, in numbers"),
     # What is due later
     "agenda": Key(
         "agenda", "zset", "`r|run|user` (retry), `p|run|user` (put off), `d|run` (distribution) by when (ms)"

@@ -177,6 +177,12 @@ class Standing:
         """Whether no call may begin now, or single probes at most."""
         return self.paused or self.state != "closed" or self.until is not None
 
+    def effective_within(self, whole: "Standing") -> float:
+        """The calls per second that may begin now, given how all tasks together stand."""
+        probes = self.state == "half_open" and not (self.paused or whole.paused)
+        is_held = whole.held or (self.held and not probes)
+        return 0.0 if is_held else min(self.rate, whole.rate)
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:

@@ -16,6 +16,7 @@ from tq.store.planning import Planning
 from tq.store.preferences import Preferences
 from tq.store.results import Results
 from tq.store.runs import Runs
+from tq.store.totals import Totals
 from tq.store.transport import Transport
 from tq.store.user_pauses import UserPauses
 from tq.store.vitals import Vitals
@@ -47,6 +48,7 @@ class Store:
         self.orders = Orders(self.connection)
         self.heartbeats = Heartbeats(self.connection, transport)
         self.vitals = Vitals(self.connection, transport)
+        self.totals = Totals(self.connection)
 
     def ping(self) -> None:
         """Sees whether Redis is there.

@@ -39,6 +39,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def queue_keys(self) -> Sequence[str]:
+        """The keys in which messages wait."""
+        ...
+
+    @property
     def backlog_lua(self) -> str:
         """Lua that defines `first_of(queue)` and `backlog(queue)`.
 

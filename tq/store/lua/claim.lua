@@ -184,6 +184,16 @@ if kind == 'schedule' and live > 0 then redis.call('HSET', K.last(task), unpack(
 for other, its in pairs(others) do
   if #its.cut > 0 then redis.call('HSET', K.shares(other), unpack(its.cut)) end
 end
+if first_new == 0 then
+  redis.call('HSET', run_key, 'task', task, 'kind', kind, 'nominal_at', nominal,
+    'claimed_at', string.format('%d', now), 'definition', definition)
+  redis.call('HINCRBY', K.totals(), task .. '|' .. kind .. '|runs', 1)
+  redis.call('ZADD', K.runs(), now, run)
+  redis.call('ZADD', K.runs_of(task), now, run)
+  local oldest = now - RUN_RETENTION_S * 1000
+  redis.call('ZREMRANGEBYSCORE', K.runs(), '-inf', oldest)
+  redis.call('ZREMRANGEBYSCORE', K.runs_of(task), '-inf', oldest)
+end
 if #skipped > 0 then
   local members = members_by_cohort(task)
   for _, share in ipairs(skipped) do
@@ -192,15 +202,6 @@ if #skipped > 0 then
   end
 end
 
-if first_new == 0 then
-  redis.call('HSET', run_key, 'task', task, 'kind', kind, 'nominal_at', nominal,
-    'claimed_at', string.format('%d', now), 'definition', definition)
-  redis.call('ZADD', K.runs(), now, run)
-  redis.call('ZADD', K.runs_of(task), now, run)
-  local oldest = now - RUN_RETENTION_S * 1000
-  redis.call('ZREMRANGEBYSCORE', K.runs(), '-inf', oldest)
-  redis.call('ZREMRANGEBYSCORE', K.runs_of(task), '-inf', oldest)
-end
 latest_deadline = math.max(latest_deadline, tonumber(redis.call('HGET', run_key, 'deadline_at') or '0'))
 redis.call('HSET', run_key, 'shares', shares, 'deadline_at', string.format('%d', latest_deadline))
 redis.call('HINCRBY', run_key, 'undone', live)

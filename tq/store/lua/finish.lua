@@ -101,7 +101,7 @@ for id, run in pairs(runs) do
   -- Retries first: the job of one may have ended after it.
   if run.retries then
     redis.call('HSET', K.open(id), unpack(run.retries.states))
-    count(id, 'waiting', '', redis.call('ZADD', K.agenda(), unpack(run.retries.entries)))
+    redis.call('HINCRBY', K.run(id), 'waiting', redis.call('ZADD', K.agenda(), unpack(run.retries.entries)))
     redis.call('HSET', K.agenda_messages(), unpack(run.retries.messages))
     count(id, 'retries', '', #run.retries.states / 2)
   end

@@ -46,9 +46,14 @@ local function close_jobs(run, states)
   for share, jobs in pairs(closed) do redis.call('HINCRBY', K.shares(run), share .. ':open', -jobs) end
 end
 
+-- Counts in the run, and in what all runs of its kind and task have come to: so the two always agree.
 local function count(run, status, reason, jobs)
-  redis.call('HINCRBY', K.run(run), status, jobs)
-  if reason ~= '' then redis.call('HINCRBY', K.run(run), status .. ':' .. reason, jobs) end
+  local task, kind = unpack(redis.call('HMGET', K.run(run), 'task', 'kind'))
+  local counted = reason == '' and { status } or { status, status .. ':' .. reason }
+  for _, what in ipairs(counted) do
+    redis.call('HINCRBY', K.run(run), what, jobs)
+    redis.call('HINCRBY', K.totals(), task .. '|' .. kind .. '|' .. what, jobs)
+  end
 end
 
 -- The result of a job that ends without another call, as pack_result in tq/store/results.py writes it.

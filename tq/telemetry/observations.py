@@ -1,0 +1,99 @@
+"""What a process sees of its work, until it is brought to Redis every few seconds.
+
+What is counted here is an observation: a process that is killed takes the last seconds' with it. What
+became of jobs is counted with the ledger, exactly (`totals` in tq/store/keys.py).
+
+A series is named `metric|task|…`. Its numbers are one count, or of a histogram the counts per bucket, each
+for itself and the last without bound, followed by the sum of all values.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+Tallies = dict[str, list[float]]
+
+ATTEMPTS = "attempts"
+DURATION = "attempt_duration"
+LATENESS = "job_lateness"
+DELAY = "job_delay"
+WAIT = "ratelimit_wait"
+TICK = "tick_duration"
+
+_CALL = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # of those that OpenTelemetry advises for HTTP
+_LATE = (0.1, 1, 5, 15, 60, 300, 900, 3600, 21600)
+# Upper bounds of the buckets, in seconds. Each is a series for every task, so there are few.
+BOUNDS: Mapping[str, tuple[float, ...]] = {
+    DURATION: _CALL,
+    LATENESS: _LATE,
+    DELAY: _LATE,
+    WAIT: (0.001, 0.01, 0.1, 1, 10),
+    TICK: _CALL,
+}
+# Beyond this many what was seen is added up at once: a process that is not asked for it stays small.
+MOST_KEPT = 50_000
+
+
+class Observations:
+    """What was seen and not yet taken away. Any thread may tell; telling costs next to nothing."""
+
+    def __init__(self) -> None:
+        # To append is atomic; adding up, which is not, is done by who takes away.
+        self._seen: deque[tuple[str, float | None]] = deque()
+        self._tallies: Tallies = {}
+        self._adding = threading.Lock()
+
+    def count(self, series: str) -> None:
+        """One more."""
+        self._note(series, None)
+
+    def time(self, metric: str, task: str, seconds: float) -> None:
+        """Something of a task has taken so long; less than nothing, as clocks may have it, is nothing."""
+        self._note(f"{metric}|{task}", max(0.0, seconds))
+
+    def take(self) -> Tallies:
+        """Takes away what there is."""
+        with self._adding:
+            self._add_up()
+            taken, self._tallies = self._tallies, {}
+            return taken
+
+    def give_back(self, tallies: Tallies) -> None:
+        """Those could not be brought away."""
+        with self._adding:
+            for series, numbers in tallies.items():
+                there = self._tallies.get(series)
+                self._tallies[series] = (
+                    [*numbers] if there is None else [a + b for a, b in zip(there, numbers, strict=True)]
+                )
+
+    def _note(self, series: str, seconds: float | None) -> None:
+        self._seen.append((series, seconds))
+        if len(self._seen) >= MOST_KEPT and self._adding.acquire(blocking=False):
+            try:
+                self._add_up()
+            finally:
+                self._adding.release()
+
+    def _add_up(self) -> None:
+        for series, seconds in self._noted():
+            numbers = self._tallies.get(series)
+            if seconds is None:
+                self._tallies[series] = [1 + (numbers[0] if numbers else 0)]
+                continue
+            bounds = BOUNDS[series[: series.index("|")]]
+            if numbers is None:
+                numbers = self._tallies[series] = [0] * (len(bounds) + 2)
+            numbers[bisect_left(bounds, seconds)] += 1
+            numbers[-1] += seconds
+
+    def _noted(self) -> Iterator[tuple[str, float | None]]:
+        # As many as there are now: others go on telling.
+        for _ in range(len(self._seen)):
+            yield self._seen.popleft()
+
+
+def to_wire(numbers: Sequence[float]) -> str:
+    """The numbers of a series as scripts take them."""
+    return " ".join(f"{number:.15g}" for number in numbers)
