@@ -29,7 +29,7 @@ def test_every_key_belongs_to_one_structure() -> None:
     assert placed == Counter(TABLE.keys())
 
 
-def test_estimates_come_near_to_what_is_there(own_store: Store, server: RedisServer) -> None:
+def test_estimates_come_near_to_what_is_there(own_store: Store) -> None:
     run_id = running(own_store, names(3000))
     distribute(own_store, run_id)
     enable(own_store, names(3000), TaskId("other"), parameters={"n": 1})
@@ -51,7 +51,7 @@ def test_estimates_come_near_to_what_is_there(own_store: Store, server: RedisSer
         assert found[structure] == pytest.approx(actual[structure], rel=0.25)
 
 
-def test_a_redis_that_does_not_tell_sizes_is_no_error(own_store: Store, server: RedisServer) -> None:
+def test_a_redis_that_does_not_tell_sizes_is_no_error(own_store: Store) -> None:
     own_store.connection.call("ACL", "SETUSER", "curious", "on", ">secret", "~*", "&*", "+@all", "-memory")
     own_store.connection.call("AUTH", "curious", "secret")
 
