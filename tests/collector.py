@@ -1,4 +1,4 @@
-"""A collector as anyone's: takes spans by OTLP over HTTP, and understands them."""
+"""A collector as anyone's: takes spans and metrics by OTLP over HTTP, and understands them."""
 
 import gzip
 import threading
@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -39,6 +40,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._spans: list[Received] = []
+        self.metrics: list[ExportMetricsServiceRequest] = []
         self._lock = threading.Lock()
         collector = self
 
@@ -49,11 +51,10 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                is_right = (
-                    self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
-                )
-                if is_right:
-                    collector._take(body)
+                take = {"/v1/traces": collector._take, "/v1/metrics": collector._take_metrics}.get(self.path)
+                is_right = take is not None and self.headers["Content-Type"] == "application/x-protobuf"
+                if take is not None and is_right:
+                    take(body)
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200 if is_right else 404)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -82,6 +83,9 @@ class Collector:
     def named(self, name: str) -> list[Received]:
         """Those of a name."""
         return [span for span in self.spans if span.name == name]
+
+    def _take_metrics(self, body: bytes) -> None:
+        self.metrics.append(ExportMetricsServiceRequest.FromString(body))
 
     def _take(self, body: bytes) -> None:
         request = ExportTraceServiceRequest.FromString(body)

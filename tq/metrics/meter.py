@@ -1,5 +1,6 @@
 """Reads the figures: what was counted, what there is now, how calls are limited, what Redis holds."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,12 +43,13 @@ _OBSERVED = {
 
 
 class Meter:
-    """Reads the figures for as long as it lives; one thread at a time."""
+    """Reads the figures for as long as it lives. Threads that ask at the same time take turns."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._memory = MemoryByStructure(runtime.store.connection, runtime.transport)
         self._memory_read_at = -MEMORY_EVERY_S
+        self._reading = threading.Lock()
         self._structures: Mapping[str, float] = {}
         self._static: dict[Family, Series] = {
             all_of.BUILD: [((version("taskqueue"),), [1.0])],
@@ -60,6 +62,10 @@ class Meter:
         Raises:
             StoreError: if Redis does not tell.
         """
+        with self._reading:
+            return self._read()
+
+    def _read(self) -> Figures:
         runtime = self._runtime
         store = runtime.store
         in_force = runtime.definitions.in_force(store.planning.look(limit=0).fingerprint)

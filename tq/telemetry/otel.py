@@ -66,8 +66,9 @@ def open_provider(settings: Settings) -> "OpenTelemetry":
         LookupError, ValueError: if one of them has no meaning here.
         ImportError: if a package that it asks for is not there.
     """
-    provider = TracerProvider(resource=_resource(), id_generator=TraceIds(), shutdown_on_exit=False)
-    deliveries = [Delivery(_exporter(name)) for name in _names("OTEL_TRACES_EXPORTER") or ["otlp"]]
+    resource = resource_of({"service.instance.id": str(uuid.uuid4()), "process.pid": os.getpid()})
+    provider = TracerProvider(resource=resource, id_generator=TraceIds(), shutdown_on_exit=False)
+    deliveries = [Delivery(exporter) for exporter in exporters_of("TRACES")]
     for delivery in deliveries:
         provider.add_span_processor(delivery)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -526,14 +527,9 @@ def _trace_ids() -> Mapping[str, object]:
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
-def _resource() -> Resource:
-    """Who tells: as the variables say, and else this process of ours."""
-    ours: dict[str, str | int] = {
-        "service.name": SERVICE,
-        "service.version": version("taskqueue"),
-        "service.instance.id": str(uuid.uuid4()),
-        "process.pid": os.getpid(),
-    }
+def resource_of(own: Mapping[str, str | int]) -> Resource:
+    """Who tells: as the variables say, and else TaskQueue, with attributes of its own."""
+    ours = {"service.name": SERVICE, "service.version": version("taskqueue"), **own}
     said = OTELResourceDetector().detect().attributes
     return Resource.create({name: value for name, value in ours.items() if name not in said})
 
@@ -549,23 +545,32 @@ def _names(variable: str) -> list[str]:
     return [name for part in os.environ.get(variable, "").split(",") if (name := part.strip().lower())]
 
 
-def _exporter(name: str) -> SpanExporter:
+def exporters_of(signal: str) -> list[Any]:
+    """What takes traces away, or `METRICS`, as the variables name it.
+
+    Raises:
+        LookupError: if no package that is installed knows one of the names.
+    """
+    return [_exporter(name, signal) for name in _names(f"OTEL_{signal}_EXPORTER") or ["otlp"]]
+
+
+def _exporter(name: str, signal: str) -> Any:
     if name == "otlp":
         protocol = (
-            os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+            os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
             or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
             or "http/protobuf"
         ).strip()
         name = "otlp_proto_grpc" if protocol == "grpc" else f"otlp_proto_{protocol.partition('/')[0]}"
-    found = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
+    group = f"opentelemetry_{signal.lower()}_exporter"
+    found = [*entry_points(group=group, name=name)]
     if not found:
-        known = sorted(entry_points(group="opentelemetry_traces_exporter").names)
+        known = sorted(entry_points(group=group).names)
         raise LookupError(
             f"no exporter {name!r} is installed; there are {', '.join(known)}. "
-            "OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL name it"
+            f"OTEL_{signal}_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL name it"
         )
-    made: SpanExporter = found[0].load()()
-    return made
+    return found[0].load()()
 
 
 def _number(variable: str, default: int) -> int:

@@ -28,7 +28,6 @@ SAME_TRACE = "same_trace"
 # A process that ends has so long for its last spans, whoever takes them.
 LAST_DELIVERY_S = 2.0
 OFF = ("", "none")
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Work(Protocol):
@@ -180,14 +179,15 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in (in_file | dict(os.environ)).items() if name.startswith("OTEL_")}
 
 
-def are_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether somebody is named who takes traces."""
+def are_wanted(environ: Mapping[str, str], signal: str = "TRACES") -> bool:
+    """Whether somebody is named who takes traces, or `METRICS`."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    exporters = environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
     if exporters:
         return exporters not in OFF
-    return any(environ.get(name, "").strip() for name in _ENDPOINTS)
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return any(environ.get(name, "").strip() for name in endpoints)
 
 
 def open_traces(settings: Settings, environ: Mapping[str, str]) -> Traces:
