@@ -7,6 +7,7 @@ import pytest
 from tests.collector import Collector, Received
 from tests.end_to_end.commands import BIN
 from tests.end_to_end.conftest import PARAMETER_SECRET, SECRETS, System
+from tests.end_to_end.test_main_job import enable
 from tests.waiting import eventually
 from tq.models import TaskId, UserId
 from tq.store.preferences import Enable
@@ -40,20 +41,18 @@ def arrived(collector: Collector, *names: str) -> Callable[[], bool]:
 
 def test_a_collector_sees_one_jobs_way_through_three_processes(traced: System, collector: Collector) -> None:
     runtime = traced.open_runtime()
-    runtime.store.preferences.apply(
-        [Enable(UserId("ada"), TaskId("digest"), parameters={"word": PARAMETER_SECRET})]
-    )
+    runtime.definitions.publish(runtime.store.planning.look(limit=0))
+    enable(traced, "ada")
     traced.endpoint.answer = lambda call: 500 if call.attempt == "1" else 200
     start_worker_of(traced, "distributor", "control")
     start_worker_of(traced, "caller", "high", "normal", "low", "suspects")
     traced.start_scheduler()
 
-    eventually(lambda: len(collector.named("POST")) >= 2, within_s=150)
+    eventually(lambda: len(collector.named("POST")) >= 2)
     eventually(
-        arrived(collector, "send control", "tick", "distribute digest", "send normal", "process normal"),
-        within_s=20,
+        arrived(collector, "send control", "tick", "distribute digest", "send normal", "process normal")
     )
-    eventually(lambda: len(collector.named("process normal")) >= 2, within_s=20)
+    eventually(lambda: len(collector.named("process normal")) >= 2)
 
     calls = sorted(
         collector.named("POST"), key=lambda span: span.attributes.get("http.request.resend_count", 0)
