@@ -10,6 +10,7 @@ import typer.main
 import yaml
 
 from tq.cli.app import app
+from tq.metrics import FAMILIES
 from tq.models import TaskConfig, TaskType, UserId, format_duration
 from tq.redis_server import RedisServer
 from tq.registry import read_tasks_file
@@ -70,6 +71,20 @@ def test_every_setting_is_told_with_its_default() -> None:
             text = format_duration(default) if variable == "TQ_RESULT_TTL" else str(default)
             text = text.removesuffix(".0")
             assert told[variable] == f"`{text.lower() if isinstance(default, bool) else text}`"
+
+
+def test_every_metric_is_told_with_its_labels_and_none_that_there_is_not() -> None:
+    section = README.partition("## Metrics\n")[2].partition("\n## ")[0]
+    told: dict[str, set[str]] = {}
+    for line in section.splitlines():
+        cells = line.strip("|").split("|")
+        if line.startswith("| `tq_"):
+            labels = set(re.findall(r"`([a-z_]+)`", cells[2]))
+            told |= dict.fromkeys(re.findall(r"`(tq_[a-z_]+)`", cells[0]), labels)
+
+    assert told.keys() == {family.name for family in FAMILIES}
+    for family in FAMILIES:
+        assert set(family.labels) <= told[family.name]
 
 
 def test_every_key_of_a_task_is_told() -> None:
