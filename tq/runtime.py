@@ -59,6 +59,11 @@ class Declared(Protocol):
         """The last set that could be read."""
         ...
 
+    @property
+    def problem(self) -> str | None:
+        """Why what is declared by now could not be read, if that is so."""
+        ...
+
     def refresh(self) -> bool:
         """Reads them again if they have changed; tells whether there is a new set."""
         ...

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tq.errors import InvalidSetting
 from tq.models import Duration, Rate, Strategy
+from tq.redaction import register_secret
 
 SENTINEL_PORT = 26379
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
@@ -97,6 +98,16 @@ class Settings(BaseSettings):
         default=(),
         description="Libraries whose own work is told in traces, separated by commas: httpx, redis. A task's HTTP call is always told.",
     )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="Where tq web posts what tq doctor finds wrong, as JSON; a secret."
+    )
+    alert_level: Literal["problem", "warning"] = Field(
+        default="problem", description="From which status on a finding is posted: problem, or warning."
+    )
+    heartbeat_url: SecretStr | None = Field(
+        default=None,
+        description="What tq web calls each minute while ticks come and nobody is unaccounted for; a secret.",
+    )
 
     @field_validator("task_modules", "trace_libraries", mode="before")
     @classmethod
@@ -109,6 +120,25 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("alert_webhook", "heartbeat_url", mode="before")
+    @classmethod
+    def _is_web_address(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        url = value.strip()
+        if not url:
+            return None
+        # Whoever knows such a URL may post there: its path is the key. It is masked wherever it is written.
+        register_secret(url)
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or not url.isprintable() or " " in url:
+            raise ValueError("not a web address; write https://host/path, as its receiver gave it to you")
+        return url
 
     @field_validator("redis_url")
     @classmethod
@@ -143,7 +173,7 @@ def load_settings() -> Settings:
         name = variable_of(str(first["loc"][0]))
         message = first["msg"].removeprefix("Value error, ")
         # What is wrong with a URL may be that its password cannot be told from the rest.
-        hidden = name == "TQ_REDIS_URL"
+        hidden = name in {"TQ_REDIS_URL", "TQ_ALERT_WEBHOOK", "TQ_HEARTBEAT_URL"}
         found = f" (found {first['input']!r})" if not hidden and repr(first["input"]) not in message else ""
         raise InvalidSetting(f"{name}: {message}{found}") from None
 

@@ -15,6 +15,7 @@ class Declared:
     """The one task."""
 
     current = Registry({TASK.id: TASK}, modified_ms=1)
+    problem = None
 
     def refresh(self) -> bool:
         """Never changes."""

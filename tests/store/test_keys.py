@@ -123,6 +123,7 @@ def live_a_whole_life(store: Store) -> None:
     store.mending.is_mine("worker:1", lasts=HOUR)
     store.connection.call("ZREM", store.keys("agenda"), f"d|{asked}")
     store.mending.follow(asked)
+    store.alerts.take("web:1", lasts=HOUR, heartbeat_at=NOW, changes={"ticks": "{}"})
     Presence(store.heartbeats, WORKER).show()
     store.totals.add({"attempts|email_digest|2xx|done": "1"})
 

@@ -9,6 +9,7 @@ import tq.cli.users
 import tq.cli.runs
 import tq.cli.doctor
 import tq.cli.metrics
+import tq.cli.alerts
 import tq.cli.bench
 import tq.cli.bench_load
 import tq.cli.settings  # noqa: F401 - like those above, imported for its commands

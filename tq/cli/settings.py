@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from tq.cli.app import app
 from tq.cli.output import AsJson, print_json, print_table
 from tq.models import format_duration
@@ -37,6 +39,8 @@ def _shown(variable: str, value: object) -> object:
     match value:
         case bool():
             return str(value).lower()
+        case SecretStr():
+            return MASK
         case None | int() | float():
             return value
         case timedelta():

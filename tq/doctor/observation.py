@@ -57,7 +57,10 @@ def observe(runtime: Runtime) -> Observation:
         declared = str(error)
     else:
         limits |= {task.id: limit_of(task, runtime.settings) for task in registry.tasks.values()}
-        declared = Definitions(len(registry.tasks), registry.modified_ms, registry.fingerprint)
+        # A process that has run for long goes on with what it could read last.
+        declared = runtime.registry.problem or Definitions(
+            len(registry.tasks), registry.modified_ms, registry.fingerprint
+        )
     standings = store.limits.standings(limits)
     return Observation(
         address=without_password(runtime.settings.redis_url),

@@ -181,7 +181,7 @@ class HttpExecutor:
         return ExecutionResult(
             outcome=outcome,
             error=ErrorDetail(
-                code=code_of(status), message=f"endpoint answered {_named(status)}", retry=retry
+                code=code_of(status), message=f"endpoint answered {status_named(status)}", retry=retry
             ),
             http_status=status,
             retry_after=None if wait is None else parse_retry_after(wait, now=self._clock.now()),
@@ -221,7 +221,8 @@ def _shown(body: bytes) -> str | None:
     return text.encode()[:MAX_BODY].decode(errors="ignore") or None
 
 
-def _named(status: int) -> str:
+def status_named(status: int) -> str:
+    """A status as people read it, such as `503 Service Unavailable`."""
     # The words are the standard's: an endpoint's own could hold anything.
     return f"{status} {_PHRASES[status]}" if status in _PHRASES else str(status)
 
@@ -235,6 +236,11 @@ def _timed_out(error: httpx.TimeoutException, phase: str, until: Until) -> Execu
 
 
 def _unreachable(error: Exception, url: httpx.URL) -> ExecutionResult:
+    return ExecutionResult.retry(ErrorCode.HTTP_ERROR, unreachable_because(error, url))
+
+
+def unreachable_because(error: Exception, url: httpx.URL) -> str:
+    """Why there is no answer, without what is secret in the URL."""
     place = url.netloc.decode("ascii")
     match _cause(error):
         case socket.gaierror():
@@ -253,7 +259,7 @@ def _unreachable(error: Exception, url: httpx.URL) -> ExecutionResult:
             text = f"{place} ended the connection before its answer was complete, or does not speak HTTP"
         case _:
             text = f"no connection to {place}: {type(error).__name__}"
-    return ExecutionResult.retry(ErrorCode.HTTP_ERROR, redact(text))
+    return redact(text)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -119,6 +119,13 @@ TABLE = {
         "suspects", "hash", "`run|user` → how often a job that may kill its process was begun", "7 days"
     ),
     "mended": Key("mended", "hash", "what was found stalled or lost → how often"),
+    # What was told of trouble
+    "alerts": Key(
+        "alerts",
+        "hash",
+        "check of `tq doctor` → its alert, as JSON; `@watcher` → `process|until` (ms) of the one that tells; "
+        "`@heartbeat` → when (ms) the dead man's switch was last held",
+    ),
     # What became of jobs
     "results": Key("results:{task}|{user}", "list", "the last results, newest first", "TQ_RESULT_TTL"),
     "failures": Key(

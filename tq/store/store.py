@@ -5,6 +5,7 @@ from datetime import datetime
 from tq.clock import Clock, SystemClock, from_ms
 from tq.settings import Settings
 from tq.store.agenda import Agenda
+from tq.store.alerts import Alerts
 from tq.store.connection import Connection
 from tq.store.heartbeats import Heartbeats
 from tq.store.keys import Keys
@@ -49,6 +50,7 @@ class Store:
         self.heartbeats = Heartbeats(self.connection, transport)
         self.vitals = Vitals(self.connection, transport)
         self.totals = Totals(self.connection)
+        self.alerts = Alerts(self.connection)
 
     def ping(self) -> None:
         """Sees whether Redis is there.

@@ -55,6 +55,8 @@ class Worker(Protocol):
 class DeclaredTasks:
     """Task types that a test declares, and may edit."""
 
+    problem: str | None = None
+
     def __init__(self, tasks: Sequence[TaskType], clock: FrozenClock) -> None:
         self._clock = clock
         self.edit(tasks)
