@@ -94,9 +94,9 @@ class Heartbeats:
             watch, before = Stopwatch(), self._redis.clock.now()
             seconds, microseconds = self._redis.call("TIME")
             round_trip = watch.elapsed
-            found.append(
-                _comparison(before, round_trip, from_ms(int(seconds) * 1000 + int(microseconds) / 1000))
-            )
+            # A clock that was handed in replaces Redis' own, here as in scripts.
+            theirs = self._redis.clock.override_ms or int(seconds) * 1000 + int(microseconds) / 1000
+            found.append(_comparison(before, round_trip, from_ms(theirs)))
         return min(found, key=lambda comparison: comparison.round_trip)
 
 

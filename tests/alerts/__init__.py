@@ -1,0 +1,1 @@
+"""Alerts: rules and dashboard as files, the webhook, the dead man's switch."""
