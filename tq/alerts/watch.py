@@ -45,6 +45,7 @@ class Watch:
         self._process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._caller = Caller()
         self._of_redis: Alert | None = None
+        self._steps_back = False
         self._troubles: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -86,6 +87,9 @@ class Watch:
                 logger.critical("the watch ended unexpectedly: no alert is sent any more; restart tq web")
 
     def _look_and_agree(self) -> None:
+        if self._steps_back:
+            self._steps_back = False
+            return
         alerts = self._runtime.store.alerts
         notes = alerts.take(self._process, lasts=WATCH_LASTS)
         if notes is None:
@@ -96,8 +100,9 @@ class Watch:
             known = {check: _read(text) for check, text in notes.alerts.items()}
             all_arrived &= self._tell_of(findings, known, notes.now)
         if not all_arrived:
-            # Another machine may reach whoever is to be told.
+            # Another machine may reach whoever is to be told, so it may have the watch before we take it again.
             alerts.give_up(self._process)
+            self._steps_back = True
 
     def _findings(self) -> Sequence[Finding]:
         # What is wrong with a file that cannot be read is among the findings.
