@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from loguru import logger
 from pydantic import SecretStr, ValidationError
@@ -43,7 +44,6 @@ class Watch:
         self._least = Status(runtime.settings.alert_level)
         self._namespace = runtime.settings.namespace
         self._process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._caller = Caller()
         self._of_redis: Alert | None = None
         self._steps_back = False
         self._troubles: dict[str, str] = {}
@@ -85,6 +85,10 @@ class Watch:
         finally:
             if not self._stopping.is_set():
                 logger.critical("the watch ended unexpectedly: no alert is sent any more; restart tq web")
+
+    @cached_property
+    def _caller(self) -> Caller:
+        return Caller()
 
     def _look_and_agree(self) -> None:
         if self._steps_back:
