@@ -48,6 +48,7 @@ def test_counters_say_exactly_what_the_ledgers_say(begin: Begin) -> None:
     assert scrape.of("tq_jobs_total", task="email_digest", trigger="schedule", outcome="success") == 2
     assert scrape.of("tq_jobs_total", task="email_digest", trigger="manual", outcome="success") == 1
     assert scrape.of("tq_jobs_total", task="email_digest", trigger="schedule", outcome="failed") == 1
+    assert scrape.of("tq_jobs_total", task="email_digest", trigger="schedule", outcome="expired") == 0
     assert scrape.of("tq_jobs_expected_total", task="email_digest", trigger="schedule") == 3
     assert scrape.of("tq_jobs_retried_total", task="email_digest") == 2
     assert scrape.of("tq_runs_total", task="sync", trigger="schedule") == 3

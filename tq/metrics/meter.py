@@ -10,7 +10,7 @@ from importlib.metadata import version
 from tq.limits import EVERY_TASK, limit_everything, limit_of
 from tq.metrics import families as all_of
 from tq.metrics.families import FAMILIES, Family
-from tq.models import TaskId, TaskType
+from tq.models import JobStatus, TaskId, TaskType
 from tq.runtime import Runtime
 from tq.store.connection import chunks
 from tq.store.heartbeats import SCHEDULER, WORKER
@@ -24,7 +24,7 @@ from tq.telemetry import observations
 Series = list[tuple[tuple[str, ...], Sequence[float]]]
 Figures = Mapping[Family, Series]
 
-STATUSES = frozenset({"success", "failed", "expired", "cancelled", "skipped"})
+STATUSES = tuple(status.value for status in JobStatus)
 SCOPES_AT_A_TIME = 50  # a script of few milliseconds
 # Who has shown itself within this time lives: a worker does so every few seconds, a scheduler with each tick.
 LIVES_FOR = {WORKER: timedelta(seconds=15), SCHEDULER: timedelta(seconds=150)}
@@ -110,18 +110,27 @@ def _counted(counted: Counted) -> dict[Family, Series]:
     def tell(family: Family, labels: tuple[str, ...], numbers: Sequence[float]) -> None:
         found.setdefault(family, []).append((labels, numbers))
 
+    # What has not come about yet is 0: the first of its kind would be missed by who looks for an increase.
+    ended = {
+        (total.task, total.kind.value, status): 0
+        for total in counted.totals
+        if total.what == "expected"
+        for status in STATUSES
+    }
     for total in counted.totals:
         kind = total.kind.value
         if total.reason:
             if total.what == "skipped":
                 skipped[total.task, total.reason] += total.count
         elif total.what in STATUSES:
-            tell(all_of.JOBS, (total.task, kind, total.what), [total.count])
+            ended[total.task, kind, total.what] = total.count
         elif total.what == "retries":
             retried[total.task] += total.count
         else:
             family = {"expected": all_of.JOBS_EXPECTED, "runs": all_of.RUNS}[total.what]
             tell(family, (total.task, kind), [total.count])
+    for labels, count in ended.items():
+        tell(all_of.JOBS, labels, [count])
     for (task_id, reason), count in skipped.items():
         tell(all_of.JOBS_SKIPPED, (task_id, reason), [count])
     for task_id, count in retried.items():
