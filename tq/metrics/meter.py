@@ -129,8 +129,8 @@ def _counted(counted: Counted) -> dict[Family, Series]:
         else:
             family = {"expected": all_of.JOBS_EXPECTED, "runs": all_of.RUNS}[total.what]
             tell(family, (total.task, kind), [total.count])
-    for labels, count in ended.items():
-        tell(all_of.JOBS, labels, [count])
+    for of_ended, count in ended.items():
+        tell(all_of.JOBS, of_ended, [count])
     for (task_id, reason), count in skipped.items():
         tell(all_of.JOBS_SKIPPED, (task_id, reason), [count])
     for task_id, count in retried.items():
