@@ -18,6 +18,7 @@ from tq.settings import Settings, variable_of
 from tq.testing import Journey
 
 ROOT = Path(__file__).parent.parent
+WITHOUT_DEFAULT = {"TQ_TASK_MODULES", "TQ_TRACE_LIBRARIES", "LOG_FORMAT", "TQ_API_TOKEN", "TQ_HEALTH_FILE"}
 README = (ROOT / "README.md").read_text()
 
 
@@ -67,7 +68,7 @@ def test_every_setting_is_told_with_its_default() -> None:
 
     assert set(told) == set(defaults)
     for variable, default in defaults.items():
-        if variable not in {"TQ_TASK_MODULES", "TQ_TRACE_LIBRARIES", "LOG_FORMAT"}:
+        if variable not in WITHOUT_DEFAULT:
             text = format_duration(default) if variable == "TQ_RESULT_TTL" else str(default)
             text = text.removesuffix(".0")
             assert told[variable] == f"`{text.lower() if isinstance(default, bool) else text}`"
@@ -99,7 +100,8 @@ def test_the_services_of_the_compose_file_are_commands_that_there_are() -> None:
     started = {service["command"] for name, service in services.items() if name != "redis"}
 
     assert {" ".join(command.split()[:2]) for command in started} <= set(COMMANDS)
-    assert started == {"tq worker --shutdown-timeout 45s", "tq scheduler"}
+    assert started == {"tq worker --shutdown-timeout 45s", "tq scheduler", "tq web"}
+    assert all("healthcheck" in service for service in services.values())
 
 
 def test_the_first_task_of_ones_own_is_a_valid_one(tmp_path: Path) -> None:

@@ -352,6 +352,14 @@ def test_what_a_server_says_of_itself_and_of_requests_is_not_logged(stream: Stri
     assert [line["message"] for line in lines_of(stream)] == ["Invalid HTTP request received."]
 
 
+def test_the_token_of_the_web_process_is_in_no_line(stream: StringIO) -> None:
+    configure_logs(make_settings(api_token="tok-planted-for-the-web"), stream=stream)
+
+    logger.info("somebody sent tok-planted-for-the-web")
+
+    assert line_of(stream)["message"] == "somebody sent ***"
+
+
 def test_the_urls_of_calls_are_not_logged_by_httpx(stream: StringIO) -> None:
     configure_logs(make_settings(log_level="DEBUG"), stream=stream)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 from loguru import logger
 
-from tq.redaction import MASK, is_secret_name, redact
+from tq.redaction import MASK, is_secret_name, redact, register_secret
 from tq.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def configure_logs(settings: Settings, *, component: str = "", stream: TextIO | 
     `component` names the part of the system that this process is: worker, scheduler, tq. Standard
     error is looked up anew for each line, since Dramatiq replaces it by a pipe to its main process.
     """
+    register_secret(settings.api_token)
     levels = _levels(settings)
     as_text = settings.log_format == "console" or (settings.log_format is None and _is_watched(stream))
     line_of = _text_line if as_text else _json_line
