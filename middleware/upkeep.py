@@ -21,6 +21,7 @@ from loguru import logger
 from middleware.fairness import FairQueue
 from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
+from tq.health_file import HealthFile
 from tq.pipeline.mend import Mender
 from tq.pipeline.observe import bring
 from tq.runtime import Runtime
@@ -78,6 +79,7 @@ class Upkeep(dramatiq.Middleware):
         self._looks = 0
         self._mender = Mender(runtime, uuid.uuid4().hex)
         self._presence = Presence(runtime.store.heartbeats, WORKER)
+        self._health = HealthFile(runtime.settings.health_file)
 
     def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         """Opens what the first job would have to wait for, once, before threads could open it twice."""
@@ -140,6 +142,7 @@ class Upkeep(dramatiq.Middleware):
                 self._look(broker)
         self._guarded("observations", lambda: bring(self._runtime))
         self._guarded("farewell", self._presence.end)
+        self._health.remove()
 
     def _rest(self, until_look: timedelta) -> None:
         """Lets time pass until there may be something to do."""
@@ -188,8 +191,10 @@ class Upkeep(dramatiq.Middleware):
         if recovered:
             logger.warning("messages of dead processes put back", messages=recovered)
 
-    def _guarded(self, name: str, step: Callable[[], None]) -> None:
+    def _guarded(self, name: str, step: Callable[[], object]) -> None:
         """Takes a step; trouble that lasts is told once, and its end."""
+        # Before each, because a silent Redis makes each take long, and is no fault of this process.
+        self._health.touch()
         try:
             step()
         except (StoreError, InvalidDefinition, redis.RedisError) as error:

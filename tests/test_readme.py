@@ -67,7 +67,7 @@ def test_every_setting_is_told_with_its_default() -> None:
 
     assert set(told) == set(defaults)
     for variable, default in defaults.items():
-        if default is None or default == ():
+        if not default and default is not False:
             assert told[variable].split()[0] in {"none", "console"}
         else:
             text = format_duration(default) if variable == "TQ_RESULT_TTL" else str(default)
@@ -101,7 +101,8 @@ def test_the_services_of_the_compose_file_are_commands_that_there_are() -> None:
     started = {service["command"] for name, service in services.items() if name != "redis"}
 
     assert {" ".join(command.split()[:2]) for command in started} <= set(COMMANDS)
-    assert started == {"tq worker --shutdown-timeout 45s", "tq scheduler"}
+    assert started == {"tq worker --shutdown-timeout 45s", "tq scheduler", "tq web"}
+    assert all("healthcheck" in service for service in services.values())
 
 
 def test_the_first_task_of_ones_own_is_a_valid_one(tmp_path: Path) -> None:

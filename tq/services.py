@@ -1,4 +1,4 @@
-"""How a worker process and a scheduler process are started."""
+"""How a worker process, a scheduler process and a web process are started."""
 
 import sys
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ PRIORITIES = frozenset(priority.value for priority in Priority)
 START_PERIODIQ = (
     "import importlib, sys; importlib.import_module(sys.argv[1]); import periodiq; periodiq.entrypoint()"
 )
+
+START_TQ = "import sys; from tq.cli import main; sys.exit(main())"
 
 
 def worker_command(
@@ -31,6 +33,11 @@ def worker_command(
         takes_jobs = not PRIORITIES.isdisjoint(queues)
         command += ["--queues", *queues, *([SUSPECTS] if takes_jobs and SUSPECTS not in queues else [])]
     return command
+
+
+def web_command() -> list[str]:
+    """`tq web`; likewise, its script may not be on PATH."""
+    return [sys.executable, "-c", START_TQ, "web"]
 
 
 def scheduler_command(actors: str) -> list[str]:

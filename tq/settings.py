@@ -4,6 +4,8 @@ Values are read from the environment (prefix `TQ_`), then from a file `.env` in 
 directory, then from the defaults below.
 """
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +22,11 @@ from tq.redaction import register_secret
 
 SENTINEL_PORT = 26379
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+# Shorter ones can be guessed by whoever may ask often enough.
+LEAST_TOKEN = 16
+# What RFC 6750 lets stand after `Bearer`.
+_TOKEN = rf"[A-Za-z0-9._~+/-]{{{LEAST_TOKEN},}}=*"
+HOW_TO_MAKE_ONE = "such as `openssl rand -hex 32` makes"
 _NAMESPACE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$"
 
 
@@ -67,6 +74,23 @@ class Settings(BaseSettings):
     )
     result_ttl: Duration = Field(
         default=timedelta(days=30), description="How long results and failures are kept."
+    )
+    api_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address at which tq web listens; any but loopback needs TQ_API_TOKEN.",
+    )
+    api_port: int = Field(
+        default=8080, ge=0, le=65535, description="The port at which tq web listens; 0 takes a free one."
+    )
+    api_token: str = Field(
+        default="",
+        repr=False,
+        description="What callers of tq web send as `Authorization: Bearer …`; optional on loopback.",
+    )
+    health_file: Path | None = Field(
+        default=None,
+        description="A file that workers and schedulers touch while they are well; see Health in README.",
     )
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO",
@@ -140,6 +164,20 @@ class Settings(BaseSettings):
             raise ValueError("not a web address; write https://host/path, as its receiver gave it to you")
         return url
 
+    @field_validator("api_token")
+    @classmethod
+    def _is_token(cls, value: str) -> str:
+        if value and not re.fullmatch(_TOKEN, value):
+            raise ValueError(
+                f"cannot be a token; write at least {LEAST_TOKEN} letters, digits or - . _ ~ + /, {HOW_TO_MAKE_ONE}"
+            )
+        return value
+
+    @field_validator("health_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        return value or None
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
@@ -173,7 +211,7 @@ def load_settings() -> Settings:
         name = variable_of(str(first["loc"][0]))
         message = first["msg"].removeprefix("Value error, ")
         # What is wrong with a URL may be that its password cannot be told from the rest.
-        hidden = name in {"TQ_REDIS_URL", "TQ_ALERT_WEBHOOK", "TQ_HEARTBEAT_URL"}
+        hidden = name in {"TQ_REDIS_URL", "TQ_API_TOKEN", "TQ_ALERT_WEBHOOK", "TQ_HEARTBEAT_URL"}
         found = f" (found {first['input']!r})" if not hidden and repr(first["input"]) not in message else ""
         raise InvalidSetting(f"{name}: {message}{found}") from None
 
@@ -194,6 +232,14 @@ def source_of(field: str, environ: dict[str, str]) -> Literal["environment", ".e
     if any(key.upper() == name for key in dotenv_values(".env")):
         return ".env"
     return "default"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def without_password(url: str) -> str:

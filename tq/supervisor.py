@@ -77,10 +77,13 @@ class Supervisor:
         """The process id of each child that runs, or whose end was not yet noticed, by name."""
         return {place.child.name: place.process.pid for place in self._places if place.process is not None}
 
-    def run(self, until: Callable[[], bool] | None = None) -> int:
+    def run(
+        self, until: Callable[[], bool] | None = None, *, meanwhile: Callable[[], object] | None = None
+    ) -> int:
         """Block until SIGTERM, SIGINT or `until()`; the exit code is 0, or 1 if a child had to be killed.
 
-        A second signal kills what is left at once. `until` is asked several times a second.
+        A second signal kills what is left at once. `until` is asked several times a second, and `meanwhile` is
+        called as often.
         """
         with self._signals() as wakeup:
             try:
@@ -88,6 +91,8 @@ class Supervisor:
                 while not self._stop_requests and not (until is not None and until()):
                     _wait(wakeup, CHECK_EVERY)
                     self.poll()
+                    if meanwhile is not None:
+                        meanwhile()
                 if self._stop_requests:
                     logger.info(
                         "asked to end; a second signal ends what is left at once",

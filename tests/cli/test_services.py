@@ -101,6 +101,62 @@ def test_a_service_waits_for_redis_and_can_be_ended_meanwhile(
     assert PASSWORD not in line
 
 
+def test_each_process_has_a_health_file_and_all_together_the_one_that_was_named(
+    start_tq: Start, tmp_path: Path
+) -> None:
+    named = tmp_path / "healthy"
+    own = [tmp_path / f"healthy.worker-{number}" for number in (1, 2)]
+    worker = start_tq("worker", "--processes", "2", TQ_BROKER="redis", TQ_HEALTH_FILE=str(named))
+
+    eventually(lambda: all(file.exists() for file in own))
+    seen = named.stat().st_mtime_ns
+    eventually(lambda: named.stat().st_mtime_ns > seen)
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=60)
+
+    assert worker.returncode == 0
+    assert not any(file.exists() for file in (named, *own))
+
+
+@pytest.mark.parametrize("service", ["worker", "scheduler"])
+def test_a_service_that_waits_for_redis_is_alive(start_tq: Start, service: str, tmp_path: Path) -> None:
+    named = tmp_path / "healthy"
+    process = start_tq(service, TQ_REDIS_URL=REDIS_AWAY, TQ_BROKER="redis", TQ_HEALTH_FILE=str(named))
+
+    next_line_with(process, "waiting for Redis")
+    seen = named.stat().st_mtime_ns
+    eventually(lambda: named.stat().st_mtime_ns > seen)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    assert not named.exists()
+
+
+def test_the_scheduler_has_a_health_file_from_its_first_tick_to_its_end(
+    start_tq: Start, tmp_path: Path
+) -> None:
+    named, own = tmp_path / "healthy", tmp_path / "healthy.scheduler"
+    scheduler = start_tq("scheduler", TQ_BROKER="redis", TQ_HEALTH_FILE=str(named))
+
+    eventually(own.exists)
+    scheduler.send_signal(signal.SIGTERM)
+    scheduler.communicate(timeout=30)
+
+    assert not any(file.exists() for file in (named, own))
+
+
+def test_a_health_file_that_cannot_be_written_ends_a_service_before_it_starts(
+    tq_process: Tq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQ_HEALTH_FILE", str(tmp_path / "nowhere" / "healthy"))
+
+    answer = tq_process("worker")
+
+    assert answer.code == 2
+    assert "TQ_HEALTH_FILE: " in answer.err
+    assert "No such file or directory; name a file in a directory that is there" in answer.err
+
+
 @pytest.mark.parametrize("service", ["worker", "scheduler"])
 def test_a_broken_tasks_file_ends_a_service_before_it_starts(
     tq_process: Tq, service: str, tmp_path: Path

@@ -1,11 +1,17 @@
 """`tq dev`: everything on this machine, from an empty folder to finished jobs, and nothing left behind."""
 
+import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import httpx
 import orjson
 
 from tests.waiting import eventually
@@ -103,6 +109,42 @@ def test_it_runs_the_tasks_it_was_given_whatever_ran_before(tmp_path: Path) -> N
     assert codes == [(0, "email_digest"), (0, "greeting")] * 2
 
 
+def test_its_health_is_told_over_http_at_a_free_port_if_the_usual_one_is_taken(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with _taken(8080), output.open("wb") as log:
+        process = subprocess.Popen([TQ, "dev", "--users", "5"], cwd=tmp_path, stdout=log, stderr=log)
+        eventually(lambda: _says(output, "/health, and"))
+        [url] = re.findall(r"http://[0-9.:]+(?=/health, and)", output.read_text())
+
+        eventually(lambda: _status(f"{url}/readyz") == 200)
+        stats = httpx.get(f"{url}/stats", trust_env=False).json()
+
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=40)
+
+    assert code == 0
+    assert not url.endswith(":8080")
+    assert (len(stats["workers"]), len(stats["schedulers"]), len(stats["web"])) == (2, 1, 1)
+    assert processes_of(tmp_path) == []
+
+
+def test_a_port_that_was_asked_for_and_is_taken_ends_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [TQ, "dev", "--users", "5"],
+            cwd=tmp_path,
+            env={**os.environ, "TQ_API_PORT": str(taken.getsockname()[1])},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "error: TQ_API_PORT: port " in done.stderr
+    assert processes_of(tmp_path) == []
+
+
 def test_workers_start_anew_when_code_changes(tmp_path: Path) -> None:
     log = tmp_path / ".tq-dev" / "logs" / "worker-1.log"
     process = subprocess.Popen(
@@ -116,6 +158,22 @@ def test_workers_start_anew_when_code_changes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=40) == 0
     assert processes_of(tmp_path) == []
+
+
+@contextmanager
+def _taken(port: int) -> Iterator[None]:
+    """Has somebody listen at a port, unless somebody does already."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, trust_env=False, timeout=20).status_code
+    except httpx.HTTPError:
+        return 0
 
 
 def _says(output: Path, text: str) -> bool:

@@ -1,6 +1,7 @@
 """Workers and schedulers show themselves, and Redis away costs them nothing but that."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dramatiq
 import pytest
@@ -60,6 +61,21 @@ def test_a_scheduler_is_shown_with_each_tick_that_it_sends_by_schedule(runtime: 
 
     assert by_hand == []
     assert shown(runtime) == [SCHEDULER]
+
+
+def test_the_health_file_of_a_scheduler_is_touched_as_it_wakes_up_also_while_redis_is_away(
+    settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "healthy"
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "health_file": file})
+    tick = ticking(Runtime(away, make_transport(away)))
+
+    tick.send()
+    by_hand = file.exists()
+    tick.send_with_options(scheduled_at="2026-11-24 09:45:00+00:00")
+
+    assert not by_hand
+    assert file.exists()
 
 
 def test_a_tick_is_sent_although_its_scheduler_cannot_be_shown(settings: Settings) -> None:

@@ -37,7 +37,7 @@ def broken():
     raise RuntimeError("a bug")
 
 runtime = SimpleNamespace(
-    stopping=Event(), executors=None, definitions=None,
+    settings=SimpleNamespace(health_file=None), stopping=Event(), executors=None, definitions=None,
     registry=SimpleNamespace(refresh=lambda: False),
     store=SimpleNamespace(agenda=SimpleNamespace(release=broken), heartbeats=None),
 )
@@ -90,6 +90,24 @@ def test_what_comes_due_is_released_and_trouble_with_redis_is_told_once(
     logger.remove(sink)
 
     assert told.count("upkeep failed, trying again") == 1
+
+
+def test_the_health_file_is_touched_as_long_as_the_loop_turns_also_while_redis_is_away(
+    tmp_path: Path, settings: Settings
+) -> None:
+    file = tmp_path / "healthy"
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "health_file": file})
+    away.tasks_file.write_text("tasks: []")
+    runtime = Runtime(away, make_transport(away))
+    worker = dramatiq.Worker(StubBroker(middleware=[Upkeep(runtime)]), worker_threads=1)
+
+    worker.start()
+    eventually(file.exists)
+    first = file.stat().st_mtime_ns
+    eventually(lambda: file.stat().st_mtime_ns > first)
+    worker.stop()
+
+    assert not file.exists()
 
 
 def test_what_redis_says_to_a_recovery_is_told_with_a_remedy(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tq.doctor import Finding, Observation, Status, judge, unreachable
+from tq.doctor import Finding, Observation, Status, is_silent, judge, judge_readiness, unreachable
 from tq.doctor.observation import Definitions, Scope
 from tq.limits import EVERY_TASK, Limit
 from tq.models import RunId, Strategy
-from tq.store.heartbeats import SCHEDULER, WORKER, ClockComparison, Process
+from tq.store.heartbeats import SCHEDULER, WEB, WORKER, ClockComparison, Process
 from tq.store.limits import Standing
 from tq.store.vitals import Queue, Server, Signs, StrikingRun
 from tq.testing.clock import utc
@@ -164,6 +164,30 @@ def test_the_ids_of_findings_never_change() -> None:
     ]
 
 
+def test_what_tells_whether_the_system_works_are_some_of_these_checks() -> None:
+    assert [finding.id for finding in judge_readiness(WELL)] == [
+        *("redis", "ticks", "queues", "agenda", "unaccounted", "limits")
+    ]
+
+
+def test_where_no_task_is_declared_there_need_be_no_tick() -> None:
+    nothing = Definitions(tasks=0, version=0, fingerprint="f0")
+    never = with_signs(last_tick=None)
+
+    assert found_by("ticks", replace(never, declared=nothing, published=nothing)).status is Status.OK
+    assert found_by("ticks", replace(never, declared=nothing)).status is Status.PROBLEM
+    assert found_by("ticks", replace(never, published=nothing)).status is Status.PROBLEM
+    assert found_by("ticks", replace(never, declared="broken", published=nothing)).status is Status.PROBLEM
+
+
+def test_a_web_process_falls_silent_like_a_worker_and_is_none() -> None:
+    silent, alive = process(WEB, seen_at=NOW - 16 * SECOND), process(WEB, seen_at=NOW - 15 * SECOND)
+
+    assert (is_silent(silent, NOW), is_silent(alive, NOW)) == (True, False)
+    assert not_well(with_signs(processes=(*WELL.signs.processes, silent, alive))) == {}
+    assert found_by("workers", with_signs(processes=(alive,))).status is Status.PROBLEM
+
+
 def test_a_redis_that_does_nothing_is_the_only_finding() -> None:
     finding = unreachable("Redis at redis://127.0.0.1:1/0 cannot be reached; start it")
 
@@ -245,6 +269,7 @@ CASES: Sequence[tuple[str, Status, str, Observation]] = [
         "digest: breaker open",
         replace(WELL, scopes=(scope("digest", state="open", why="breaker open"),)),
     ),
+    ("limits", P, "cannot be read: Redis refused", replace(WELL, scopes="Redis refused: odd")),
     ("limits", W, "all tasks: paused", replace(WELL, scopes=(scope(paused=True, why="paused"),))),
     (
         "limits",

@@ -37,6 +37,7 @@ from tq.models import (
 from tq.settings import Settings
 from tq.slots import LAST_PLACE, place_of, position_of, stretches
 from tq.store import QueuedMessage, QueuedMessages, Store
+from tq.store.connection import PATIENCE
 from tq.store.keys import TABLE
 from tq.store.ledger import End, Step
 from tq.store.planning import ShareClaim
@@ -141,14 +142,19 @@ _namespaces = count(1)
 
 
 def open_store(
-    url: str, *, namespace: str | None = None, clock: Clock | None = None, debug_redis: bool = False
+    url: str,
+    *,
+    namespace: str | None = None,
+    clock: Clock | None = None,
+    debug_redis: bool = False,
+    patience: timedelta = PATIENCE,
 ) -> Store:
     """A store in a namespace of its own, unless one is named; its clock stands at a quarter to ten."""
     namespace = namespace or f"store.{next(_namespaces)}"
     settings = Settings(
         redis_url=url, namespace=namespace, broker="stub", result_history=3, debug_redis=debug_redis
     )
-    return Store(settings, ListTransport(namespace), clock=clock or FrozenClock(NOW))
+    return Store(settings, ListTransport(namespace), clock=clock or FrozenClock(NOW), patience=patience)
 
 
 @contextmanager

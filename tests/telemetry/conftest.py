@@ -23,6 +23,7 @@ LEVELS_SET = (
     "periodiq",
     "httpx",
     "httpcore",
+    "uvicorn",
 )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from io import StringIO
 from typing import Any
 
@@ -86,6 +87,15 @@ def test_ids_bound_around_the_work_are_fields_of_every_line_beneath(stream: Stri
 
     ids = [(line.get("run_id"), line.get("job_id")) for line in lines_of(stream)]
     assert ids == [("r1", "job_1"), ("r1", "job_1"), (None, None)]
+
+
+def test_a_number_of_a_class_of_its_own_is_a_number(stream: StringIO) -> None:
+    configure_logs(make_settings(), stream=stream)
+
+    logger.info("answered", status=HTTPStatus.SERVICE_UNAVAILABLE, least=-(2**63))
+
+    line = line_of(stream)
+    assert (line["status"], line["least"]) == (503, -(2**63))
 
 
 def test_a_field_cannot_pass_for_one_of_the_lines_own(stream: StringIO) -> None:
@@ -331,6 +341,25 @@ def test_the_level_holds_for_our_own_lines_too(stream: StringIO) -> None:
     assert line_of(stream)["message"] == "we coped"
 
 
+@pytest.mark.parametrize("level", ["INFO", "TRACE"])
+def test_what_a_server_says_of_itself_and_of_requests_is_not_logged(stream: StringIO, level: str) -> None:
+    configure_logs(make_settings(log_level=level), stream=stream)
+
+    logging.getLogger("uvicorn.error").info("Started server process [1]")
+    logging.getLogger("uvicorn.asgi").log(5, "headers")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+
+    assert [line["message"] for line in lines_of(stream)] == ["Invalid HTTP request received."]
+
+
+def test_the_token_of_the_web_process_is_in_no_line(stream: StringIO) -> None:
+    configure_logs(make_settings(api_token="tok-planted-for-the-web"), stream=stream)
+
+    logger.info("somebody sent tok-planted-for-the-web")
+
+    assert line_of(stream)["message"] == "somebody sent ***"
+
+
 def test_the_urls_of_calls_are_not_logged_by_httpx(stream: StringIO) -> None:
     configure_logs(make_settings(log_level="DEBUG"), stream=stream)
 
@@ -429,7 +458,7 @@ any_text = st.text() | st.text(st.characters(categories=["Cc", "Cs", "Zl", "Zp",
 
 
 # The stream is the same for all examples, and emptied before each.
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=any_text, value=anything, name=st.text(), log_format=st.sampled_from(["json", "console"]))
 def test_whatever_is_logged_is_one_line(
     stream: StringIO, text: str, value: object, name: str, log_format: str

@@ -3,6 +3,7 @@
 # isort: off
 import tq.cli.dev
 import tq.cli.services
+import tq.cli.web
 import tq.cli.tasks
 import tq.cli.limits
 import tq.cli.users

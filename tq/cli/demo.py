@@ -65,6 +65,7 @@ def run_demo(
             task_id = _chosen(runtime, task)
             enabled = populate(runtime.store, task_id, users, pulse=PULSE in runtime.registry.current.tasks)
             console.print(f"{enabled:,} users have {task_id} enabled; logs are in {folder / 'logs'}")
+            console.print(f"health: {system.web_url}/health, and what is going on: {system.web_url}/stats")
             console.print(f"in another terminal: source {folder / 'env'}, and then tq runs list, tq --help")
             system.reset_endpoint()
             watch = Stopwatch()

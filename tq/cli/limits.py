@@ -67,7 +67,7 @@ class _Row:
     @property
     def ceiling(self) -> float:
         """The highest rate that there may be."""
-        return min(self.standing.ceiling, self.whole.ceiling)
+        return self.standing.ceiling_within(self.whole)
 
     @property
     def effective(self) -> float:
@@ -77,8 +77,7 @@ class _Row:
     @property
     def why(self) -> str:
         """Why the rate is as it is."""
-        is_held_by_whole = self.whole.held and self.scope.id != EVERY_TASK
-        return f"{ALL_TASKS} {self.whole.why}" if is_held_by_whole else self.standing.why
+        return self.standing.why_within(self.whole)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -96,7 +95,7 @@ class _Row:
             "effective": self.effective,
             "state": self.standing.state,
             "why": self.why,
-            "until": (self.whole if self.whole.held else self.standing).until,
+            "until": self.standing.until_within(self.whole),
             "in_use": self.standing.in_use,
             "waiting": self.standing.waiting,
             "pace": self.standing.pace,
@@ -106,7 +105,7 @@ class _Row:
     @property
     def cells(self) -> tuple[object, ...]:
         """The row for people."""
-        until = (self.whole if self.whole.held else self.standing).until
+        until = self.standing.until_within(self.whole)
         return (
             self.scope.name,
             self.scope.configured,

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import timedelta
 from types import FrameType
@@ -23,6 +23,7 @@ from tq.cli.app import app, load_actors, open_runtime
 from tq.cli.arguments import duration_of
 from tq.clock import Stopwatch
 from tq.errors import InvalidInput, StoreUnavailable
+from tq.health_file import FRESH, FRESH_SCHEDULER, Ward
 from tq.models import format_duration
 from tq.services import scheduler_command, worker_command
 from tq.settings import Settings, load_settings, without_password
@@ -62,16 +63,16 @@ def run_workers(
     command = worker_command(settings.actors, threads=threads, shutdown_timeout=patience, queues=queues or [])
     _allow_open_files()
     count = processes or os.cpu_count() or 1
-    children = [Child(f"worker-{number}", command) for number in range(1, count + 1)]
-    _serve(settings, "worker", children, stop_timeout=patience + LEAVE_TAKING)
+    commands = {f"worker-{number}": command for number in range(1, count + 1)}
+    _serve(settings, "worker", commands, stop_timeout=patience + LEAVE_TAKING, fresh=FRESH)
 
 
 @app.command("scheduler")
 def run_scheduler() -> None:
     """Run the clock that starts what has fallen due; one is enough, several do no harm."""
     settings = load_settings()
-    child = Child("scheduler", scheduler_command(settings.actors))
-    _serve(settings, "scheduler", [child], stop_timeout=SCHEDULER_STOP_TIMEOUT)
+    commands = {"scheduler": scheduler_command(settings.actors)}
+    _serve(settings, "scheduler", commands, stop_timeout=SCHEDULER_STOP_TIMEOUT, fresh=FRESH_SCHEDULER)
 
 
 def _check_queues(settings: Settings, names: Sequence[str]) -> None:
@@ -82,23 +83,35 @@ def _check_queues(settings: Settings, names: Sequence[str]) -> None:
             raise InvalidInput(f"--queues: {name!r} is not a queue; known are {', '.join(sorted(known))}")
 
 
-def _serve(settings: Settings, component: str, children: Sequence[Child], *, stop_timeout: timedelta) -> None:
+def _serve(
+    settings: Settings,
+    component: str,
+    commands: Mapping[str, Sequence[str]],
+    *,
+    stop_timeout: timedelta,
+    fresh: timedelta,
+) -> None:
+    """Keeps commands running, each under its name; `fresh` is how old their health files may be."""
     from tq.telemetry import configure_logs
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    with closing(open_runtime(settings)) as runtime:
-        configure_logs(settings, component=component)
-        declared = len(runtime.registry.current.tasks)
-        _wait_for_redis(runtime)
-    logger.info(
-        "service starts",
-        children=len(children),
-        tasks=declared,
-        redis=without_password(settings.redis_url),
-        namespace=settings.namespace,
-    )
-    raise typer.Exit(Supervisor(children, stop_timeout=stop_timeout).run())
+    ward = Ward(settings.health_file, commands, fresh=fresh)
+    children = [Child(name, command, env=ward.environment_of(name)) for name, command in commands.items()]
+    with ward:
+        with closing(open_runtime(settings)) as runtime:
+            configure_logs(settings, component=component)
+            declared = len(runtime.registry.current.tasks)
+            _wait_for_redis(runtime, ward)
+        logger.info(
+            "service starts",
+            children=len(children),
+            tasks=declared,
+            redis=without_password(settings.redis_url),
+            namespace=settings.namespace,
+        )
+        code = Supervisor(children, stop_timeout=stop_timeout).run(meanwhile=ward.look)
+    raise typer.Exit(code)
 
 
 def _allow_open_files() -> None:
@@ -108,10 +121,11 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _wait_for_redis(runtime: "Runtime") -> None:
+def _wait_for_redis(runtime: "Runtime", ward: Ward) -> None:
     """Returns when Redis answers; an answer that waiting cannot change, such as a refused login, is an error."""
     since_told: Stopwatch | None = None
     while True:
+        ward.touch()
         try:
             runtime.store.ping()
         except StoreUnavailable as error:

@@ -17,9 +17,11 @@ from typing import Any
 
 import httpx
 
+from tq.api_address import check_access, listen, url_of
 from tq.errors import TaskQueueError
 from tq.redis_server import RedisServer
-from tq.services import scheduler_command, worker_command
+from tq.services import scheduler_command, web_command, worker_command
+from tq.settings import load_settings, source_of
 from tq.supervisor import Child, Supervisor
 
 NAMESPACE = "dev"
@@ -28,15 +30,18 @@ ACTORS = "actors"
 PORT = 6390
 ENDPOINT_PATIENCE = timedelta(seconds=15)
 STOP_TIMEOUT = timedelta(seconds=20)
+# What holds for the processes here, and for no command in another terminal.
+NOT_FOR_OTHERS = frozenset({"LOG_FORMAT", "TQ_API_HOST", "TQ_API_PORT"})
 
 
 @dataclass(frozen=True)
 class DevSystem:
-    """What runs: where its Redis is, how commands reach it, and the demo endpoint's address."""
+    """What runs: where its Redis is, how commands reach it, and the addresses of demo endpoint and web process."""
 
     redis_url: str
     environment: Mapping[str, str]
     endpoint_url: str
+    web_url: str
     supervisor: Supervisor
 
     def endpoint_stats(self) -> dict[str, Any]:
@@ -58,6 +63,7 @@ def running_system(
     Raises:
         TaskQueueError: if a part cannot be started; the message names it and its log.
     """
+    host, port = _web_address()
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (folder / "redis").mkdir(exist_ok=True)
@@ -86,6 +92,8 @@ def running_system(
             "DEMO_ENDPOINT": address,
             "DEMO_TOKEN": secrets.token_hex(16),
             "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
+            "TQ_API_HOST": host,
+            "TQ_API_PORT": str(port),
         }
         _write_environment(folder / "env", environment)
         workers = Supervisor(
@@ -94,7 +102,7 @@ def running_system(
         )
         stack.callback(workers.stop)
         workers.start()
-        yield DevSystem(redis.url, environment, address, workers)
+        yield DevSystem(redis.url, environment, address, url_of(host, port), workers)
 
 
 @contextmanager
@@ -114,6 +122,27 @@ def _children(environment: Mapping[str, str], logs: Path, *, processes: int, thr
         name = f"worker-{number}"
         yield Child(name, worker, env=environment, log=logs / f"{name}.log")
     yield Child("scheduler", scheduler_command(ACTORS), env=environment, log=logs / "scheduler.log")
+    yield Child("web", web_command(), env=environment, log=logs / "web.log")
+
+
+def _web_address() -> tuple[str, int]:
+    """Where the web process listens: as the settings say, or at a free port if none was asked for.
+
+    Raises:
+        TaskQueueError: if it could not listen there.
+    """
+    settings = load_settings()
+    check_access(settings)
+    asked_for = source_of("api_port", dict(os.environ)) != "default"
+    try:
+        listener = listen(settings)
+    except TaskQueueError:
+        if asked_for:
+            raise
+        listener = listen(settings.model_copy(update={"api_port": 0}))
+    with listener:
+        port: int = listener.getsockname()[1]
+        return settings.api_host, port
 
 
 def _demo_tasks(folder: Path) -> Path:
@@ -135,7 +164,7 @@ def _announced(announcement: Path, demo: Supervisor, log: Path) -> str:
 
 def _write_environment(target: Path, environment: Mapping[str, str]) -> None:
     """Writes what another terminal needs: `source .tq-dev/env`."""
-    shown = {name: shlex.quote(value) for name, value in environment.items() if name != "LOG_FORMAT"}
+    shown = {name: shlex.quote(value) for name, value in environment.items() if name not in NOT_FOR_OTHERS}
     shown["PATH"] = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     lines = [f"export {name}={value}\n" for name, value in shown.items()]
     target.touch(mode=0o600)

@@ -5,12 +5,23 @@
 Whoever tells of findings (a command, a probe, an alert) knows neither where they come from nor why.
 """
 
-from tq.doctor.judgement import Finding, Status, judge, unreachable
-from tq.doctor.observation import Observation, observe
+from tq.doctor.judgement import Finding, Status, is_silent, judge, judge_readiness, unreachable
+from tq.doctor.observation import Observation, glance, observe
 from tq.errors import StoreError
 from tq.runtime import Runtime
 
-__all__ = ["Finding", "Observation", "Status", "examine", "judge", "observe", "unreachable"]
+__all__ = [
+    "Finding",
+    "Observation",
+    "Status",
+    "examine",
+    "glance",
+    "is_silent",
+    "judge",
+    "judge_readiness",
+    "observe",
+    "unreachable",
+]
 
 
 def examine(runtime: Runtime) -> list[Finding]:

@@ -6,10 +6,10 @@ promise now, or will when the next thing goes wrong; a warning is what somebody 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from tq.doctor.observation import Observation, Scope
+from tq.doctor.observation import Definitions, Observation, Scope
 from tq.limits import EVERY_TASK
 from tq.models import format_duration, format_rate
 from tq.store.heartbeats import SCHEDULER, WORKER, Process
@@ -20,7 +20,7 @@ MEMORY_WARNING, MEMORY_PROBLEM = 0.75, 0.90
 SKEW_WARNING, SKEW_PROBLEM = timedelta(seconds=1), timedelta(seconds=30)
 # Two ticks were due since, and a while to carry them out.
 TICK_OVERDUE = timedelta(seconds=150)
-# A worker shows itself every three seconds; other workers take it for dead as soon.
+# A worker shows itself every three seconds, and so does a web process; other workers take one for dead as soon.
 WORKER_SILENT = timedelta(seconds=15)
 # A scheduler shows itself with each tick that it sends.
 SCHEDULER_SILENT = TICK_OVERDUE
@@ -28,6 +28,8 @@ QUEUE_WARNING, QUEUE_PROBLEM = timedelta(minutes=1), timedelta(minutes=5)
 AGENDA_WARNING, AGENDA_PROBLEM = timedelta(seconds=5), timedelta(minutes=1)
 # Calls that were begun in time may last as long as their timeout, of five minutes or so.
 DEADLINE_WARNING, DEADLINE_PROBLEM = timedelta(minutes=1), timedelta(minutes=15)
+# What must be well for the system to be at work.
+READINESS = frozenset({"redis", "ticks", "queues", "agenda", "unaccounted", "limits"})
 SHOWN = 5  # of many that are alike
 # A rate is at its floor when it is as near as a step of the rule's leaves it.
 NEAR = 1.001
@@ -75,6 +77,11 @@ class _Check:
 def judge(seen: Observation) -> list[Finding]:
     """A finding for each check, in a fixed order."""
     return [_finding(check, check.decide(seen)) for check in CHECKS]
+
+
+def judge_readiness(seen: Observation) -> list[Finding]:
+    """A finding for each check that tells whether the system works; a glance is enough for these."""
+    return [_finding(check, check.decide(seen)) for check in CHECKS if check.id in READINESS]
 
 
 def unreachable(reason: str) -> Finding:
@@ -247,6 +254,8 @@ def _clocks(seen: Observation) -> _Verdict:
 
 def _ticks(seen: Observation) -> _Verdict:
     last = seen.signs.last_tick
+    if isinstance(seen.declared, Definitions) and not (seen.declared.tasks or seen.published.tasks):
+        return _ok("no task is declared, so nothing falls due")
     if last is not None and seen.signs.now - last <= TICK_OVERDUE:
         return _ok(f"the last tick was {_ago(seen.signs.now - last)}")
     found = (
@@ -308,13 +317,14 @@ def _versions(seen: Observation) -> _Verdict:
     return _ok(f"one version at work: {next(iter(by_version))}" if by_version else "nobody is at work")
 
 
+def is_silent(process: Process, now: datetime) -> bool:
+    """Whether a process has not shown itself for so long that it does not count any more."""
+    patience = SCHEDULER_SILENT if process.component == SCHEDULER else WORKER_SILENT
+    return now - process.seen_at > patience
+
+
 def _alive(seen: Observation) -> list[Process]:
-    patience = {WORKER: WORKER_SILENT, SCHEDULER: SCHEDULER_SILENT}
-    return [
-        process
-        for process in seen.signs.processes
-        if seen.signs.now - process.seen_at <= patience.get(process.component, WORKER_SILENT)
-    ]
+    return [process for process in seen.signs.processes if not is_silent(process, seen.signs.now)]
 
 
 def _alive_of(seen: Observation, component: str) -> list[Process]:
@@ -408,6 +418,11 @@ def _unaccounted(seen: Observation) -> _Verdict:
 
 def _limits(seen: Observation) -> _Verdict:
     told = []
+    if isinstance(seen.scopes, str):
+        return _problem(
+            f"the limiter's state cannot be read: {seen.scopes}",
+            "calls wait for it; see what Redis says. Deleting the keys limit:* has all rates begin anew",
+        )
     for scope in seen.scopes:
         standing = scope.standing
         name = "all tasks" if standing.scope == EVERY_TASK else standing.scope

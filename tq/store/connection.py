@@ -12,6 +12,7 @@ looks whether a later version of TaskQueue has written what is stored.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -32,7 +33,7 @@ from tq.store.refusals import NEWER_DATA, explained
 from tq.store.transport import Transport
 
 # A call that has not been answered in this time never will be: the longest script takes milliseconds.
-SOCKET_TIMEOUT_S = 15.0
+PATIENCE = timedelta(seconds=15)
 CONNECT_TIMEOUT_S = 5.0
 SENTINEL_TIMEOUT_S = 1.0  # while one does not answer, the next is asked
 # Here, and not when a process starts: a later version may come while this one still runs.
@@ -50,7 +51,14 @@ class Connection:
     """A client of one Redis, in one namespace. `round_trips` counts how often it was asked."""
 
     def __init__(
-        self, url: str, *, keys: Keys, clock: Clock, transport: Transport, log_scripts: bool = False
+        self,
+        url: str,
+        *,
+        keys: Keys,
+        clock: Clock,
+        transport: Transport,
+        log_scripts: bool = False,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self.url = url
         self.keys = keys
@@ -60,7 +68,7 @@ class Connection:
         self._scripts: dict[str, Any] = {}
         self._is_looked_at = False
         self.round_trips = 0
-        self.client = open_client(url, decode_responses=True)
+        self.client = open_client(url, decode_responses=True, patience=patience)
 
     def script(self, name: str, *arguments: Argument) -> Any:
         """What the script answers; its first argument is always the present, or 0 for Redis' own.
@@ -185,7 +193,9 @@ class Connection:
         self.client.close()
 
 
-def open_client(url: str, *, decode_responses: bool, retries: int = 1) -> redis.Redis:
+def open_client(
+    url: str, *, decode_responses: bool, retries: int = 1, patience: timedelta = PATIENCE
+) -> redis.Redis:
     """A client that gives up on a silent Redis, and connects when it is first used.
 
     Where the URL names Sentinels it asks them for the primary whenever it connects, so that it finds the
@@ -193,8 +203,8 @@ def open_client(url: str, *, decode_responses: bool, retries: int = 1) -> redis.
     """
     options = {
         "decode_responses": decode_responses,
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": patience.total_seconds(),
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_S, patience.total_seconds()),
         "health_check_interval": 30,
         # One more try, for a connection that Redis or a proxy has closed while it was idle; scripts
         # are fenced, so a repetition does no harm. Whoever can wait longer does so on its own.

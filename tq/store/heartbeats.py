@@ -21,6 +21,7 @@ from tq.store.transport import Transport
 
 WORKER = "worker"
 SCHEDULER = "scheduler"
+WEB = "web"
 REMEMBERED = timedelta(hours=1)
 # The clock of this machine is compared so often; the quickest answer tells most.
 COMPARISONS = 3
@@ -109,16 +110,17 @@ class Presence:
         self._age = Stopwatch()
         self._skew: timedelta | None = None
 
-    def show(self) -> None:
+    def show(self) -> ClockComparison:
         """Shows that this process lives, with the skew of its clock as the last answer told it.
+
+        Returns how its clock compares with Redis' own time now.
 
         Raises:
             StoreError: if Redis did not take it.
         """
         is_first = self._skew is None
-        self._beat()
-        if is_first:
-            self._beat()
+        compared = self._beat()
+        return self._beat() if is_first else compared
 
     def end(self) -> None:
         """Has this process forgotten at once.
@@ -128,11 +130,11 @@ class Presence:
         """
         self._heartbeats.forget(self._id)
 
-    def _beat(self) -> None:
+    def _beat(self) -> ClockComparison:
         skew = None if self._skew is None else self._skew.total_seconds()
-        self._skew = self._heartbeats.beat(
-            self._id, {**self._facts, "skew": skew}, age=self._age.elapsed
-        ).skew
+        compared = self._heartbeats.beat(self._id, {**self._facts, "skew": skew}, age=self._age.elapsed)
+        self._skew = compared.skew
+        return compared
 
     @cached_property
     def _id(self) -> str:

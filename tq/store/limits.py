@@ -183,6 +183,18 @@ class Standing:
         is_held = whole.held or (self.held and not probes)
         return 0.0 if is_held else min(self.rate, whole.rate)
 
+    def ceiling_within(self, whole: "Standing") -> float:
+        """The highest rate that there may be beside all tasks together."""
+        return min(self.ceiling, whole.ceiling)
+
+    def why_within(self, whole: "Standing") -> str:
+        """Why that rate is as it is."""
+        return f"all tasks {whole.why}" if whole.held and self.scope != EVERY_TASK else self.why
+
+    def until_within(self, whole: "Standing") -> datetime | None:
+        """Until when, if that is known."""
+        return (whole if whole.held else self).until
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:

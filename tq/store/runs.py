@@ -9,7 +9,7 @@ from tq.errors import RunNotFound
 from tq.models import JobStatus, Run, RunCounts, RunId, RunKind, RunStatus, Share, TaskId, UserId
 from tq.models.runs import Wait
 from tq.slots import LAST_PLACE, PLACES, stretches
-from tq.store.connection import Connection, chunks
+from tq.store.connection import Connection, chunks, texts
 from tq.store.preferences import Cohort
 
 # One script reads so many runs: about 2 ms of Redis' time.
@@ -39,7 +39,13 @@ class Runs:
     def latest(self, *, task_id: TaskId | None = None, limit: int = 20) -> list[Run]:
         """The runs that were claimed last, newest first, without their shares."""
         key = self._keys("runs_of", task_id) if task_id else self._keys("runs")
-        run_ids = self._redis.call("ZREVRANGE", key, 0, limit - 1)
+        return self._without_shares(self._redis.call("ZREVRANGE", key, 0, limit - 1))
+
+    def running(self) -> list[Run]:
+        """The runs that have not ended, of all tasks, without their shares."""
+        return self._without_shares(sorted(texts(self._redis.call("SMEMBERS", self._keys("running")))))
+
+    def _without_shares(self, run_ids: Sequence[str]) -> list[Run]:
         found = zip(run_ids, self._read(run_ids, with_shares=False), strict=True)
         return [
             _run(RunId(run_id), fields, {}, still_open) for run_id, (fields, _, still_open) in found if fields

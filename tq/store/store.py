@@ -1,12 +1,12 @@
 """Everything that is kept, opened in one go."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tq.clock import Clock, SystemClock, from_ms
 from tq.settings import Settings
 from tq.store.agenda import Agenda
 from tq.store.alerts import Alerts
-from tq.store.connection import Connection
+from tq.store.connection import PATIENCE, Connection
 from tq.store.heartbeats import Heartbeats
 from tq.store.keys import Keys
 from tq.store.ledger import Ledger
@@ -26,7 +26,15 @@ from tq.store.vitals import Vitals
 class Store:
     """The state of one namespace in one Redis."""
 
-    def __init__(self, settings: Settings, transport: Transport, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        *,
+        clock: Clock | None = None,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        """`patience` is for how long an answer is waited for."""
         self.clock = clock or SystemClock()
         self.keys = Keys(settings.namespace)
         self.connection = Connection(
@@ -35,6 +43,7 @@ class Store:
             clock=self.clock,
             transport=transport,
             log_scripts=settings.debug_redis,
+            patience=patience,
         )
         history, ttl = settings.result_history, settings.result_ttl
         self.preferences = Preferences(self.connection, result_history=history, result_ttl=ttl)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 from loguru import logger
 
-from tq.redaction import MASK, is_secret_name, redact
+from tq.redaction import MASK, is_secret_name, redact, register_secret
 from tq.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 SCHEDULER_LOGGERS = ("tq.pipeline.tick", "tq.schedule", "actors.tick", "periodiq")
 WORKER_LOGGERS = ("tq.pipeline", "tq.executors", "actors", "middleware", "dramatiq")
 REDIS_LOGGERS = ("tq.store",)
-# At INFO httpx writes whole URLs, at DEBUG httpcore writes headers, so no switch turns these on.
-_QUIET = ("httpx", "httpcore")
+# At INFO httpx writes whole URLs, at DEBUG httpcore writes headers, at TRACE uvicorn does, so no switch turns
+# these on.
+_QUIET = ("httpx", "httpcore", "uvicorn")
 
 _work: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("work", default=None)
 _trace: Callable[[], Mapping[str, object]] | None = None
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_INT64 = range(-(2**63), 2**63)
+# As bounds: whether a range holds a number of a class of its own, such as an HTTPStatus, is found by going through it.
+_LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
 # What a library's message can fail with when its arguments are put in.
 _UNFORMATTABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -49,6 +51,7 @@ def configure_logs(settings: Settings, *, component: str = "", stream: TextIO | 
     `component` names the part of the system that this process is: worker, scheduler, tq. Standard
     error is looked up anew for each line, since Dramatiq replaces it by a pipe to its main process.
     """
+    register_secret(settings.api_token)
     levels = _levels(settings)
     as_text = settings.log_format == "console" or (settings.log_format is None and _is_watched(stream))
     line_of = _text_line if as_text else _json_line
@@ -183,7 +186,11 @@ def _fields(record: "Record") -> dict[str, Any]:
 
 
 def _field(name: str, value: Any) -> Any:
-    as_it_is = value is None or isinstance(value, str | float) or (isinstance(value, int) and value in _INT64)
+    as_it_is = (
+        value is None
+        or isinstance(value, str | float)
+        or (isinstance(value, int) and _LEAST_INT <= value <= _GREATEST_INT)
+    )
     if not as_it_is:
         try:
             # orjson turns whatever a stranger's __str__ raises into an error that has a name.

@@ -1,0 +1,1 @@
+"""What the system tells over HTTP: the app against a real Redis, asked as a caller asks."""

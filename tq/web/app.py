@@ -1,0 +1,55 @@
+"""The app: which routers there are, and what is done around each request."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from tq.runtime import Runtime
+from tq.web.access import Access
+from tq.web.errors import answer_errors
+from tq.web.health import health_router
+from tq.web.lookout import Lookout
+from tq.web.requests import Requests
+
+
+def make_app(runtime: Runtime) -> FastAPI:
+    """What `tq web` serves; the runtime is closed by whoever has opened it.
+
+    Raises:
+        InvalidSetting: if strangers could reach it without a token.
+    """
+    access, lookout = Access(runtime.settings), Lookout(runtime)
+
+    @asynccontextmanager
+    async def open_for_business(_app: FastAPI) -> AsyncIterator[None]:
+        showing = asyncio.create_task(lookout.keep_showing())
+        yield
+        showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await showing
+        await lookout.close()
+
+    app = FastAPI(
+        title="TaskQueue",
+        version=version("taskqueue"),
+        lifespan=open_for_business,
+        # These pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # FastAPI would tell exceptions and query strings to a collector as they are.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+    )
+    app.add_middleware(Requests)
+    answer_errors(app)
+    app.include_router(health_router(runtime, lookout, access))
+    return app
