@@ -9,8 +9,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ResourceMetrics
 from tests.collector import Collector
 from tests.metrics.conftest import Begin, scraped
 from tests.waiting import eventually
-from tq.metrics import Meter
-from tq.metrics.otlp import Export, open_export
+from tq.metrics import Meter, open_export
+from tq.metrics.otlp import Export
 from tq.testing import Journey, make_task
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tq.doctor import Finding, Observation, Status, is_silent, judge, judge_readiness, unreachable
+from tq.doctor import Finding, Observation, Status, judge, judge_readiness, unreachable
 from tq.doctor.observation import Definitions, Scope
 from tq.limits import EVERY_TASK, Limit
 from tq.models import RunId, Strategy
@@ -183,7 +183,7 @@ def test_where_no_task_is_declared_there_need_be_no_tick() -> None:
 def test_a_web_process_falls_silent_like_a_worker_and_is_none() -> None:
     silent, alive = process(WEB, seen_at=NOW - 16 * SECOND), process(WEB, seen_at=NOW - 15 * SECOND)
 
-    assert (is_silent(silent, NOW), is_silent(alive, NOW)) == (True, False)
+    assert (silent.is_silent(NOW), alive.is_silent(NOW)) == (True, False)
     assert not_well(with_signs(processes=(*WELL.signs.processes, silent, alive))) == {}
     assert found_by("workers", with_signs(processes=(alive,))).status is Status.PROBLEM
 

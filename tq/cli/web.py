@@ -29,7 +29,7 @@ LAST_WORDS_S = 5.0
 
 @app.command("web")
 def run_web() -> None:
-    """Serve health and statistics over HTTP, at TQ_API_HOST and TQ_API_PORT."""
+    """Serve health, statistics and metrics over HTTP, at TQ_API_HOST and TQ_API_PORT, and tell who is to be alerted."""
     from tq.telemetry import configure_logs
     from tq.web import make_app
 

@@ -5,7 +5,7 @@
 Whoever tells of findings (a command, a probe, an alert) knows neither where they come from nor why.
 """
 
-from tq.doctor.judgement import Finding, Status, is_silent, judge, judge_readiness, unreachable
+from tq.doctor.judgement import Finding, Status, judge, judge_readiness, unreachable
 from tq.doctor.observation import Observation, glance, observe
 from tq.errors import StoreError
 from tq.runtime import Runtime
@@ -16,7 +16,6 @@ __all__ = [
     "Status",
     "examine",
     "glance",
-    "is_silent",
     "judge",
     "judge_readiness",
     "observe",

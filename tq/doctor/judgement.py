@@ -6,7 +6,7 @@ promise now, or will when the next thing goes wrong; a warning is what somebody 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 from tq.doctor.observation import Definitions, Observation, Scope
@@ -20,10 +20,6 @@ MEMORY_WARNING, MEMORY_PROBLEM = 0.75, 0.90
 SKEW_WARNING, SKEW_PROBLEM = timedelta(seconds=1), timedelta(seconds=30)
 # Two ticks were due since, and a while to carry them out.
 TICK_OVERDUE = timedelta(seconds=150)
-# A worker shows itself every three seconds, and so does a web process; other workers take one for dead as soon.
-WORKER_SILENT = timedelta(seconds=15)
-# A scheduler shows itself with each tick that it sends.
-SCHEDULER_SILENT = TICK_OVERDUE
 QUEUE_WARNING, QUEUE_PROBLEM = timedelta(minutes=1), timedelta(minutes=5)
 AGENDA_WARNING, AGENDA_PROBLEM = timedelta(seconds=5), timedelta(minutes=1)
 # Calls that were begun in time may last as long as their timeout, of five minutes or so.
@@ -317,14 +313,8 @@ def _versions(seen: Observation) -> _Verdict:
     return _ok(f"one version at work: {next(iter(by_version))}" if by_version else "nobody is at work")
 
 
-def is_silent(process: Process, now: datetime) -> bool:
-    """Whether a process has not shown itself for so long that it does not count any more."""
-    patience = SCHEDULER_SILENT if process.component == SCHEDULER else WORKER_SILENT
-    return now - process.seen_at > patience
-
-
 def _alive(seen: Observation) -> list[Process]:
-    return [process for process in seen.signs.processes if not is_silent(process, seen.signs.now)]
+    return [process for process in seen.signs.processes if not process.is_silent(seen.signs.now)]
 
 
 def _alive_of(seen: Observation, component: str) -> list[Process]:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import version
 
 from tq.limits import EVERY_TASK, limit_everything, limit_of
@@ -12,8 +12,9 @@ from tq.metrics import families as all_of
 from tq.metrics.families import FAMILIES, Family
 from tq.models import JobStatus, TaskId, TaskType
 from tq.runtime import Runtime
+from tq.store import Store
 from tq.store.connection import chunks
-from tq.store.heartbeats import SCHEDULER, WORKER
+from tq.store.heartbeats import SCHEDULER, WEB, WORKER
 from tq.store.limits import Standing
 from tq.store.memory import MemoryByStructure
 from tq.store.totals import Counted
@@ -26,9 +27,6 @@ Figures = Mapping[Family, Series]
 
 STATUSES = tuple(status.value for status in JobStatus)
 SCOPES_AT_A_TIME = 50  # a script of few milliseconds
-# Who has shown itself within this time lives: a worker does so every few seconds, a scheduler with each tick.
-LIVES_FOR = {WORKER: timedelta(seconds=15), SCHEDULER: timedelta(seconds=150)}
-LIVES = timedelta(seconds=30)
 # What structures take in memory changes slowly, and takes Redis a few milliseconds to tell.
 MEMORY_EVERY_S = 30.0
 
@@ -45,9 +43,11 @@ _OBSERVED = {
 class Meter:
     """Reads the figures for as long as it lives. Threads that ask at the same time take turns."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, store: Store | None = None) -> None:
+        """`store` is asked, if it is given: one that gives up earlier than the runtime's own, say."""
         self._runtime = runtime
-        self._memory = MemoryByStructure(runtime.store.connection, runtime.transport)
+        self._store = store or runtime.store
+        self._memory = MemoryByStructure(self._store.connection, runtime.transport)
         self._memory_read_at = -MEMORY_EVERY_S
         self._reading = threading.Lock()
         self._structures: Mapping[str, float] = {}
@@ -66,9 +66,8 @@ class Meter:
             return self._read()
 
     def _read(self) -> Figures:
-        runtime = self._runtime
-        store = runtime.store
-        in_force = runtime.definitions.in_force(store.planning.look(limit=0).fingerprint)
+        store = self._store
+        in_force = self._runtime.definitions.in_force(store.planning.look(limit=0).fingerprint)
         tasks = {task_id: task for task_id, (_, task) in in_force.items()}
         figures: dict[Family, Series] = {family: [] for family in FAMILIES}
         for found in (
@@ -85,9 +84,9 @@ class Meter:
         settings = self._runtime.settings
         everything = {EVERY_TASK: limit_everything(settings)}
         limits = [(task_id, limit_of(task, settings)) for task_id, task in tasks.items()]
-        found = self._runtime.store.limits.standings(everything)
+        found = self._store.limits.standings(everything)
         for part in chunks(limits, SCOPES_AT_A_TIME):
-            found |= self._runtime.store.limits.standings(everything | dict(part))
+            found |= self._store.limits.standings(everything | dict(part))
         return found
 
     def _kept(self, server: Server, tasks: Iterable[TaskId]) -> dict[Family, Series]:
@@ -154,12 +153,8 @@ def _counted(counted: Counted) -> dict[Family, Series]:
 
 def _vital(signs: Signs) -> dict[Family, Series]:
     """The clock, who lives, and what waits."""
-    living = Counter(
-        process.component
-        for process in signs.processes
-        if signs.now - process.seen_at <= LIVES_FOR.get(process.component, LIVES)
-    )
-    components = dict.fromkeys((WORKER, SCHEDULER), 0) | living
+    living = Counter(process.component for process in signs.processes if not process.is_silent(signs.now))
+    components = dict.fromkeys((WORKER, SCHEDULER, WEB), 0) | living
     running = [run for run in signs.striking if run.is_running]
     return {
         all_of.LAST_TICK: [((), [signs.last_tick.timestamp() if signs.last_tick else 0.0])],
@@ -190,7 +185,7 @@ def _limited(standings: Mapping[str, Standing]) -> dict[Family, Series]:
     for scope, standing in standings.items():
         is_held = standing.state == "closed" and standing.until is not None and not standing.paused
         for family, number in (
-            (all_of.LIMIT, min(standing.ceiling, whole.ceiling)),
+            (all_of.LIMIT, standing.ceiling_within(whole)),
             (all_of.EFFECTIVE, standing.effective_within(whole)),
             (all_of.WAITING, standing.waiting),
             (all_of.CALLS, standing.in_use),

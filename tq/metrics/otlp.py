@@ -7,7 +7,7 @@ is counted twice.
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +32,6 @@ from tq.errors import StoreError
 from tq.metrics.families import Family
 from tq.metrics.meter import Figures, Meter, Series
 from tq.telemetry.otel import exporters_of, resource_of
-from tq.telemetry.traces import are_wanted, variables
 
 INTERVAL_MS = 60_000  # the standard's own, where OTEL_METRIC_EXPORT_INTERVAL says nothing
 LAST_DELIVERY_S = 2.0
@@ -84,11 +83,8 @@ class Export:
         self.tell()
 
 
-def open_export(meter: Meter, namespace: str) -> Export | None:
-    """What tells by OTLP, as OpenTelemetry's variables ask for; None where nobody is named who takes metrics."""
-    environ = variables()
-    if not are_wanted(environ, "METRICS"):
-        return None
+def open_wanted(meter: Meter, namespace: str, environ: Mapping[str, str]) -> Export | None:
+    """What tells as OpenTelemetry's variables ask for; None if one of them has no meaning here, which is told."""
     for name, value in environ.items():
         os.environ.setdefault(name, value)  # where the SDK looks
     try:

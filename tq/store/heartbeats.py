@@ -23,6 +23,10 @@ WORKER = "worker"
 SCHEDULER = "scheduler"
 WEB = "web"
 REMEMBERED = timedelta(hours=1)
+# Workers and web processes show themselves every three seconds; workers take each other for dead as soon.
+SILENT_AFTER = timedelta(seconds=15)
+# A scheduler shows itself with each tick that it sends: two were due since, and a while for them.
+SCHEDULER_SILENT_AFTER = timedelta(seconds=150)
 # The clock of this machine is compared so often; the quickest answer tells most.
 COMPARISONS = 3
 
@@ -38,6 +42,11 @@ class Process:
     since: datetime
     seen_at: datetime
     skew: timedelta | None
+
+    def is_silent(self, now: datetime) -> bool:
+        """Whether it has not shown itself for so long that it does not count any more."""
+        patience = SCHEDULER_SILENT_AFTER if self.component == SCHEDULER else SILENT_AFTER
+        return now - self.seen_at > patience
 
     def __str__(self) -> str:
         """Who it is, such as `worker 4711 on app-1`."""

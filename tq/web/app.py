@@ -7,11 +7,14 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from tq.alerts import Watch
+from tq.metrics import Meter, open_export
 from tq.runtime import Runtime
 from tq.web.access import Access
 from tq.web.errors import answer_errors
 from tq.web.health import health_router
 from tq.web.lookout import Lookout
+from tq.web.metrics import metrics_router
 from tq.web.requests import Requests
 
 
@@ -22,11 +25,19 @@ def make_app(runtime: Runtime) -> FastAPI:
         InvalidSetting: if strangers could reach it without a token.
     """
     access, lookout = Access(runtime.settings), Lookout(runtime)
+    meter, watch = Meter(runtime, lookout.store), Watch(runtime)
+    export = open_export(meter, runtime.settings.namespace)
 
     @asynccontextmanager
     async def open_for_business(_app: FastAPI) -> AsyncIterator[None]:
         showing = asyncio.create_task(lookout.keep_showing())
+        watch.start()
+        if export is not None:
+            export.start()
         yield
+        await asyncio.to_thread(watch.stop)
+        if export is not None:
+            await asyncio.to_thread(export.stop)
         showing.cancel()
         with suppress(asyncio.CancelledError):
             await showing
@@ -52,4 +63,5 @@ def make_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(Requests)
     answer_errors(app)
     app.include_router(health_router(runtime, lookout, access))
+    app.include_router(metrics_router(meter, access))
     return app

@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from tq.doctor import is_silent
 from tq.errors import InvalidDefinition
 from tq.limits import EVERY_TASK, Limit, limit_everything, limit_of
 from tq.models import RateBand, Run
@@ -63,7 +62,7 @@ def _process(process: Process, now: datetime) -> dict[str, Any]:
         "version": process.version,
         "since": process.since,
         "seen": process.seen_at,
-        "silent": is_silent(process, now),
+        "silent": process.is_silent(now),
     }
 
 
