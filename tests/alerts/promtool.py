@@ -18,11 +18,11 @@ _METRIC = re.compile(r"(?<![:\w])(tq_\w+)(?![:\w])(?:\{([^}]*)\})?")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 
 
-def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """What the tool has said."""
+def promtool(*words: str | Path, told: str = "") -> subprocess.CompletedProcess[str]:
+    """What the tool has said, if it was told this."""
     assert PROMTOOL is not None
     return subprocess.run(
-        [PROMTOOL, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+        [PROMTOOL, *map(str, words)], input=told, capture_output=True, text=True, timeout=60, check=False
     )
 
 

@@ -27,6 +27,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.answer: Callable[[Seen], int] = lambda _seen: 200
+        self.says: Callable[[Seen], bytes] = lambda _seen: b""
         self._free = threading.Event()
         self._free.set()
         endpoint = self
@@ -47,9 +48,11 @@ class Endpoint:
                 )
                 endpoint.seen.append(call)
                 endpoint._free.wait(timeout=60)
+                body = endpoint.says(call)
                 self.send_response(endpoint.answer(call))
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                self.wfile.write(body)
 
             do_GET = do_POST  # noqa: N815 - the names are http.server's
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.alerts.promtool import needs_promtool, promtool
 from tests.metrics.conftest import Begin, scraped
 from tq.errors import StoreRefused
 from tq.metrics import FAMILIES, Meter
@@ -237,3 +238,14 @@ def test_a_meter_reads_again_and_again(begin: Begin) -> None:
 
     assert not before.all_of("tq_jobs_total")
     assert after.of("tq_jobs_total", task="email_digest", trigger="schedule", outcome="success") == 1
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_say_of_a_scrape(begin: Begin) -> None:
+    journey = begin(DAILY, at="2026-11-24T08:59:30", executor=FakeExecutor(answer))
+    journey.enable("ada", "email_digest")
+    journey.until("2026-11-24T09:01")
+
+    checked = promtool("check", "metrics", told=scraped(journey).text)
+
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
