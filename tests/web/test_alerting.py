@@ -8,7 +8,6 @@ from pydantic import SecretStr
 from tests.alerts.receiver import Receiver
 from tests.waiting import eventually
 from tests.web.conftest import Open
-from tq.runtime import Runtime
 
 
 @pytest.fixture
@@ -18,9 +17,8 @@ def receiver() -> Iterator[Receiver]:
         yield serving
 
 
-def test_a_dead_mans_switch_is_held_while_the_app_lives(
-    opened: Open, well: Runtime, receiver: Receiver
-) -> None:
+@pytest.mark.usefixtures("well")
+def test_a_dead_mans_switch_is_held_while_the_app_lives(opened: Open, receiver: Receiver) -> None:
     caller = opened(heartbeat_url=SecretStr(f"{receiver.url}/alive"))
 
     caller.living(lambda: eventually(lambda: len(receiver.calls) == 1))
