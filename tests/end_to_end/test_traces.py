@@ -140,6 +140,19 @@ def test_a_run_that_the_command_starts_is_told_of_before_the_command_ends(
     runtime.close()
 
 
+def test_a_scheduler_that_is_asked_to_end_delivers_what_it_has(traced: System, collector: Collector) -> None:
+    traced.environment["OTEL_BSP_SCHEDULE_DELAY"] = "60000"
+    runtime = traced.open_runtime()
+    scheduler = traced.start_scheduler()
+    eventually(lambda: bool(runtime.store.vitals.signs().processes), why=traced.log_text())
+
+    scheduler.terminate()
+
+    assert scheduler.wait(timeout=15) == 0
+    assert len(collector.named("send control")) == 1
+    runtime.close()
+
+
 def test_a_collector_that_is_not_there_costs_no_job_and_delays_no_end(system: System) -> None:
     system.environment |= {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
