@@ -20,7 +20,7 @@ class SchedulerPresence(dramatiq.Middleware):
     """Shows the process that sends what is periodic."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._presence = Presence(runtime.store.heartbeats, SCHEDULER)
+        self._presence = Presence(runtime.store.heartbeats, SCHEDULER, runtime.facts)
 
     def after_enqueue(
         self, _broker: dramatiq.Broker, message: dramatiq.Message[Any], _delay: int | None

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -64,7 +64,8 @@ class Declared(Protocol):
 
 
 class Runtime:
-    """What the pipeline works with. `stopping` is set when the process is asked to end."""
+    """What the pipeline works with. `stopping` is set when the process is asked to end; `facts` is what it shows
+    of itself beside what every process shows."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Runtime:
         self.stopping = threading.Event()
         self.jitter = jitter or random.Random()
         self.observers: list[Observer] = []
+        self.facts: dict[str, Any] = {}
         self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
         self._registry = registry
         self._executors = executors
