@@ -36,7 +36,11 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             *([Debugging(runtime)] if runtime.settings.debug_endpoints else []),
             PeriodiqMiddleware(skip_delay=STALE_TICK_S),
             SchedulerPresence(runtime),
-            WakeUps(runtime.settings.redis_url, agenda=upkeep.due),
+            WakeUps(
+                runtime.settings.redis_url,
+                agenda=upkeep.due,
+                log_commands=runtime.settings.debug_redis,
+            ),
             # Leaves when nothing shows any more that the process lives.
             Departure(),
             # Ends after the limiter, which has a last word for Redis.

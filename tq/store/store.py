@@ -32,7 +32,7 @@ class Store:
             keys=self.keys,
             clock=self.clock,
             transport=transport,
-            log_scripts=settings.debug_redis,
+            log_commands=settings.debug_redis,
         )
         history, ttl = settings.result_history, settings.result_ttl
         self.preferences = Preferences(self.connection, result_history=history, result_ttl=ttl)
