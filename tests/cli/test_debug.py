@@ -60,7 +60,7 @@ def test_the_threads_of_a_process_are_told_for_people_and_programs(
 def test_the_heap_is_traced_until_that_is_stopped(tq: Tq, runtime: Runtime, server: DebugServer) -> None:
     show(runtime, debug_port=server.port)
 
-    begun, stopped = tq("debug", "heap", PID), tq("debug", "heap", PID, "--stop")
+    begun, stopped = tq("debug", "heap", PID, "--start"), tq("debug", "heap", PID, "--stop")
 
     assert "tracing has begun" in begun.out
     assert "tracing has ended" in stopped.out

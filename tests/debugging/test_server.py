@@ -134,16 +134,19 @@ def test_a_file_is_named_as_it_is_imported_and_never_by_where_it_lies(path: str,
 
 
 @pytest.mark.usefixtures("_untraced")
-def test_the_heap_names_a_place_that_allocates_and_keeps_from_the_second_question_on(ask: Ask) -> None:
-    first = ask("/debug/heap").document
+def test_the_heap_names_a_place_that_allocates_and_keeps_while_that_is_traced(ask: Ask) -> None:
+    untraced = ask("/debug/heap").document
+    first = ask("/debug/heap?start=true").document
     kept = [bytes(1000 + number) for number in range(2000)]
     second = ask("/debug/heap").document
     kept += [bytes(1000 + number) for number in range(4000)]
     third = ask("/debug/heap").document
     text = ask("/debug/heap?format=text").body.decode()
 
+    assert "nothing is traced" in untraced["note"]
     assert "tracing has begun" in first["note"]
-    assert first["largest"] == []
+    assert "several times as long" in first["note"]
+    assert first["largest"] == untraced["largest"] == []
     place = next(found for found in second["largest"] if found["file"] == "tests/debugging/test_server.py")
     assert place["objects"] in (2000, 2001)  # the list itself may be one of them
     assert place["bytes"] == place["bytes_since_last"] > 2_000_000
@@ -157,11 +160,14 @@ def test_the_heap_names_a_place_that_allocates_and_keeps_from_the_second_questio
 @pytest.mark.usefixtures("_untraced")
 def test_tracing_ends_when_that_is_asked_for(ask: Ask) -> None:
     ask("/debug/heap")
+    unasked = tracemalloc.is_tracing()
+    ask("/debug/heap?start=true")
     was_tracing = tracemalloc.is_tracing()
 
     stopped = ask("/debug/heap?stop=true").document
 
     assert was_tracing
+    assert not unasked
     assert not tracemalloc.is_tracing()
     assert stopped["note"] == "tracing has ended"
     assert ask("/debug/heap?stop=true").document["note"] == "nothing was traced"
@@ -231,6 +237,7 @@ def test_a_second_profile_is_refused_while_one_is_made(ask: Ask) -> None:
         ("profile?format=png", "format: 'png' is not known; write one of svg, speedscope, collapsed"),
         ("profile?second=3", "'second' is not a parameter here; known are format, seconds, hz, pid"),
         ("threads?format=json&format=text", "a parameter is given twice"),
+        ("heap?start=true&stop=true", "say one of the two"),
         ("heap?stop=maybe", "stop: 'maybe' is not known; write one of false, true"),
     ],
 )

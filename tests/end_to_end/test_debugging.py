@@ -90,7 +90,7 @@ def test_worker_and_scheduler_are_found_by_their_ids_or_all_at_once(commands: Co
         (WORKER, worker.pid),
         (SCHEDULER, scheduler.pid),
     }
-    assert "tracing has begun" in heap.stdout
+    assert "objects by type" in heap.stdout
     # periodiq, whose one thread sleeps until the next minute, still does.
     eventually(lambda: sleeps(scheduler.pid))
     os.kill(scheduler.pid, signal.SIGALRM)

@@ -67,11 +67,21 @@ def show_threads(which: ProcessArgument, as_json: AsJson = False) -> None:
 @debug.command("heap")
 def show_heap(
     which: ProcessArgument,
-    stop: Annotated[bool, typer.Option("--stop", help="End tracing, which costs time and memory.")] = False,
+    start: Annotated[
+        bool,
+        typer.Option(
+            "--start", help="Begin to trace what is allocated where; makes processes several times slower."
+        ),
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End tracing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show memory and objects; the first time begins to trace what is allocated, later ones tell where."""
-    asked = {"format": "json" if as_json else "text", "stop": str(stop).lower()}
+    """Show memory and objects by type; while allocations are traced, also the places that keep most."""
+    asked = {
+        "format": "json" if as_json else "text",
+        "start": str(start).lower(),
+        "stop": str(stop).lower(),
+    }
     _show(_ask(which, "heap", asked), as_json=as_json)
 
 

@@ -142,9 +142,12 @@ def _threads(asked: _Parameters) -> Answer:
 
 def _heap(asked: _Parameters) -> Answer:
     as_text = asked.word("format", "json", "text") == "text"
+    starts = asked.word("start", "false", "true") == "true"
     stops = asked.word("stop", "false", "true") == "true"
-    asked.end("format", "stop")
-    heap = TRACING.stop() if stops else TRACING.look()
+    asked.end("format", "start", "stop")
+    if starts and stops:
+        raise InvalidInput("start begins to trace and stop ends it; say one of the two")
+    heap = TRACING.start() if starts else TRACING.stop() if stops else TRACING.look()
     if as_text:
         return Answer(HTTPStatus.OK, TEXT, heap_text(heap).encode())
     places = {
