@@ -23,7 +23,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
@@ -38,7 +39,9 @@ DEFAULT_HZ, HIGHEST_HZ = 100, 1000
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 0.00002, 0.001
 MOMENT_S = (0.00002, 0.002)
 # It may be so for one part in so many of the time, and takes at least as often as long as we came late.
-SPARING, HURRY_COSTS = 10, 2
+SPARING, HURRY_COSTS = 20, 2
+SPARING_LOOKS = 40  # likewise the looks themselves
+READ_ALL_EVERY = 16  # looks
 MOST_NODES = 20_000
 DEEPEST = 200  # frames
 LONGEST_NAME = 60  # letters of a thread's name
@@ -99,8 +102,8 @@ def record(seconds: float = DEFAULT_SECONDS, hz: int = DEFAULT_HZ) -> Recording:
 
 
 def _record(seconds: float, hz: int) -> Recording:
-    clock = clock_of_threads()
-    looker = _Looker(clock or _wall_clock, carries_over=clock is not None)
+    by_cpu = clock_of_threads() is not None
+    looker = _Looker(by_cpu=by_cpu)
     process_began, looking_began = time.process_time(), time.thread_time()
     looker.begin()
     began = due = now = time.monotonic()
@@ -114,13 +117,16 @@ def _record(seconds: float, hz: int) -> Recording:
         late_s = max(0.0, now - due)
         if hurried_s + HURRY_COSTS * late_s <= (now - began) / SPARING:
             hurried_s += _hurry(late_s)
+        looking_began_s = time.thread_time()
         looker.look()
+        # With many threads looks cost more, so there are fewer.
+        due += max(0.0, SPARING_LOOKS * (time.thread_time() - looking_began_s) - 1 / hz)
         looks += 1
         now = time.monotonic()
     process_s, looking_s = time.process_time() - process_began, time.thread_time() - looking_began
     weights = looker.weights()
     total_s = sum(weights.values()) / 1e9
-    kind = "of CPU time" if clock else "of time"
+    kind = "of CPU time" if by_cpu else "of time"
     name = f"process {os.getpid()}: {total_s:.2f} s {kind} in {seconds:g} s, {looks:,} looks"
     return Recording(Profile(name, weights), looks, process_s, looking_s)
 
@@ -151,19 +157,13 @@ def clock_of_threads() -> Callable[[int], int] | None:
         expected = time.pthread_getcpuclockid(threading.get_ident())
     except (AttributeError, OSError):
         return None
-    return _cpu_clock if _clock_number(threading.get_native_id()) == expected else None
+    if _clock_number(threading.get_native_id()) != expected:
+        return None
+    return lambda native_id: time.clock_gettime_ns(_clock_number(native_id))
 
 
 def _clock_number(native_id: int) -> int:
     return ~native_id << 3 | _CPU_OF_THREAD
-
-
-def _cpu_clock(native_id: int) -> int:
-    return time.clock_gettime_ns(_clock_number(native_id))
-
-
-def _wall_clock(_native_id: int) -> int:
-    return time.monotonic_ns()
 
 
 class _Node:
@@ -179,59 +179,82 @@ class _Node:
 
 @dataclass(slots=True)
 class _Known:
-    """A thread: its name, its clock when it was last looked at, and up to when its time has been counted."""
+    """A thread: its name, the number of its clock, what that showed last, and up to when its time has been counted."""
 
     name: str
-    clock: int
-    counted: int
+    number: int
+    clock: int = 0
+    counted: int = 0
 
 
 class _Looker:
-    """Looks at threads, and adds up what it sees."""
+    """Looks at threads, and adds up what it sees.
 
-    def __init__(self, clock: Callable[[int], int], *, carries_over: bool) -> None:
-        self._clock = clock
-        self._carries_over = carries_over
-        self._own_id = threading.get_native_id()
+    Of hundreds of threads most wait, and each look has the interpreter's lock. So the clock of one that waits is
+    read now and then only, for when it ends: what it has used counts later anyhow.
+    """
+
+    def __init__(self, *, by_cpu: bool) -> None:
+        self._by_cpu = by_cpu
+        self._read: Callable[[int], int] = time.clock_gettime_ns
+        self._own = threading.get_ident()
         self._is_waiting = Waiting()
-        self._threads: dict[int, _Known] = {}
+        self._known: dict[int, _Known] = {}
+        self._seen: Set[int] = frozenset()  # whose frames there were at the last look
+        self._has_strangers = False
         self._headings: set[str] = set()
         self._by_name: dict[str, _Node] = {}
         self._not_seen: Counter[str] = Counter()
         self._nodes = 0
+        self._looks = 0
 
     def begin(self) -> None:
         """What threads have used until now does not count."""
-        for native_id, thread, clock in self._clocks():
-            self._threads[native_id] = _Known(self._heading_of(thread), clock, clock)
+        self._meet(sys._current_frames())
+        for ident, known in list(self._known.items()):
+            try:
+                known.clock = known.counted = self._read(known.number)
+            except OSError:  # it has just ended
+                del self._known[ident]
 
     def look(self) -> None:
         """Counts what each thread has used since it was last seen at work."""
         frames = sys._current_frames()
-        ended = set(self._threads)
-        for native_id, thread, clock in self._clocks():
-            ended.discard(native_id)
-            known = self._threads.get(native_id)
-            if known is None or clock < known.counted:
-                # It has begun since the last look, so all that it has used counts.
-                begin = 0 if self._carries_over else clock
-                known = self._threads[native_id] = _Known(self._heading_of(thread), begin, begin)
-            has_moved, known.clock = clock > known.clock, clock
-            frame = frames.get(thread.ident or 0)
-            if frame is None or not has_moved:
+        if self._has_strangers or frames.keys() != self._seen:
+            self._meet(frames)
+        is_waiting, ended = self._is_waiting, []
+        self._looks += 1
+        reads_all = self._looks % READ_ALL_EVERY == 0 or not self._by_cpu
+        for ident, known in self._known.items():
+            frame = frames[ident]
+            waits = is_waiting(frame)
+            if waits and not reads_all:
                 continue
-            if not self._is_waiting(frame):
+            try:
+                clock = self._read(known.number)
+            except OSError:
+                ended.append(ident)
+                continue
+            if clock == known.clock:
+                continue
+            known.clock = clock
+            if not waits:
                 self._count(known.name, frame, clock - known.counted)
-            elif self._carries_over:
-                continue
-            known.counted = clock
-        for native_id in ended:
-            self._forget(native_id)
+                known.counted = clock
+            elif not self._by_cpu:
+                known.counted = clock
+        if ended:
+            self._has_strangers = True  # another thread may have the place of one of these
+            for ident in ended:
+                self._forget(ident)
 
     def weights(self) -> dict[Stack, int]:
-        """Nanoseconds by stack."""
-        for native_id in list(self._threads):
-            self._forget(native_id)
+        """Nanoseconds by stack, up to now."""
+        for ident, known in list(self._known.items()):
+            if self._by_cpu:
+                with suppress(OSError):  # it has just ended
+                    known.clock = self._read(known.number)
+            self._forget(ident)
         found: Counter[Stack] = Counter()
         for name, node in self._by_name.items():
             for stack, weight in _stacks(node, (Place(name),)):
@@ -245,15 +268,20 @@ class _Looker:
                 found[Place(name), NOT_SEEN] += weight
         return dict(found)
 
-    def _clocks(self) -> Iterator[tuple[int, threading.Thread, int]]:
+    def _meet(self, frames: Mapping[int, FrameType]) -> None:
+        """Gets to know the threads that there are, and forgets those that have ended."""
+        for ident in self._known.keys() - frames.keys():
+            self._forget(ident)
         for thread in threading.enumerate():
-            native_id = thread.native_id
-            if native_id is None or native_id == self._own_id:
-                continue
-            try:
-                yield native_id, thread, self._clock(native_id)
-            except OSError:  # it has just ended
-                continue
+            ident, native_id = thread.ident or 0, thread.native_id
+            if ident in frames and ident not in self._known and ident != self._own and native_id is not None:
+                number = _clock_number(native_id) if self._by_cpu else time.CLOCK_MONOTONIC
+                # All that it has used counts, since it has begun after the profile.
+                begun = 0 if self._by_cpu else time.monotonic_ns()
+                self._known[ident] = _Known(self._heading_of(thread), number, begun, begun)
+        self._seen = frozenset(frames)
+        # A thread that is just beginning has a frame before it has a name; others never get one.
+        self._has_strangers = len(self._known) + 1 < len(frames)
 
     def _heading_of(self, thread: threading.Thread) -> str:
         heading = heading_of(thread.name)
@@ -262,8 +290,8 @@ class _Looker:
         self._headings.add(heading)
         return heading
 
-    def _forget(self, native_id: int) -> None:
-        known = self._threads.pop(native_id)
+    def _forget(self, ident: int) -> None:
+        known = self._known.pop(ident)
         if known.clock > known.counted:
             self._not_seen[known.name] += known.clock - known.counted
 
