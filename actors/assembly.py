@@ -9,6 +9,7 @@ from actors.execute import declare_execute
 from actors.tick import declare_tick
 from actors.wake import WakeUps
 from middleware.context import LogContext
+from middleware.debugging import Debugging
 from middleware.departure import Departure
 from middleware.error_rates import ErrorRates
 from middleware.fairness import FairDispatch
@@ -32,9 +33,15 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             LogContext(),
             # Ends last of all, when every span has ended.
             *([Tracing(runtime)] if runtime.is_traced else []),
+            # Before whoever shows the process, so that its port is shown with it.
+            *([Debugging(runtime)] if runtime.settings.debug_endpoints else []),
             PeriodiqMiddleware(skip_delay=STALE_TICK_S),
             SchedulerPresence(runtime),
-            WakeUps(runtime.settings.redis_url, agenda=upkeep.due),
+            WakeUps(
+                runtime.settings.redis_url,
+                agenda=upkeep.due,
+                log_commands=runtime.settings.debug_redis,
+            ),
             # Leaves when nothing shows any more that the process lives.
             Departure(),
             # Ends after the limiter, which has a last word for Redis.

@@ -24,6 +24,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import MiddlewareError
 from loguru import logger
+from redis.commands.core import Script
 
 from actors.consumer import Consumer, as_put_off
 from actors.encoding import TICK
@@ -32,6 +33,7 @@ from tq.errors import StoreError
 from tq.models import SUSPECTS, Envelope, Priority
 from tq.settings import Settings
 from tq.store.agenda import Agenda
+from tq.store.commands import name_script
 from tq.store.connection import open_client
 from tq.store.keys import Keys
 from tq.store.refusals import explained
@@ -48,7 +50,12 @@ class Broker(RedisBroker):
         self._listeners: dict[str, list[Callable[..., None]]] = {}
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
             # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
-            client=open_client(settings.redis_url, decode_responses=False, retries=0),
+            client=open_client(
+                settings.redis_url,
+                decode_responses=False,
+                retries=0,
+                log_commands=settings.debug_redis,
+            ),
             namespace=broker_namespace(settings.namespace),
             middleware=middleware,
             heartbeat_timeout=DEAD_AFTER_MS,
@@ -64,8 +71,14 @@ class Broker(RedisBroker):
         self.is_leaving = False
         self.is_told = False  # of messages that are put into queues; see actors/wake.py
         self.wake_channel = self._keys("wake")
-        self._recover = self.client.register_script((files("actors") / "recover.lua").read_text())
-        self._leave = self.client.register_script((files("actors") / "leave.lua").read_text())
+        for name, script in self.scripts.items():
+            name_script(script, name, has_actions=name == "dispatch")  # one for all that Dramatiq does
+        self._recover = self._script("recover")
+        self._leave = self._script("leave")
+
+    def _script(self, name: str) -> Script:
+        text = (files("actors") / f"{name}.lua").read_text()
+        return name_script(self.client.register_script(text), name)
 
     def add_middleware(self, middleware: dramatiq.Middleware, **where: Any) -> None:
         """Adds a middleware."""

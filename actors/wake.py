@@ -25,9 +25,10 @@ WAIT_S = 0.25
 class WakeUps(dramatiq.Middleware):
     """Listens from the worker's boot to its end."""
 
-    def __init__(self, redis_url: str, *, agenda: threading.Event) -> None:
+    def __init__(self, redis_url: str, *, agenda: threading.Event, log_commands: bool = False) -> None:
         """`agenda` is what wakes its keeper."""
         self._redis_url = redis_url
+        self._log_commands = log_commands
         self._agenda = agenda
         self._stopping = threading.Event()
 
@@ -53,7 +54,9 @@ class WakeUps(dramatiq.Middleware):
             self._stopping.wait(LISTEN_AGAIN_S)
 
     def _hear(self, broker: Broker) -> None:
-        client = open_client(self._redis_url, decode_responses=True, retries=0)
+        client = open_client(
+            self._redis_url, decode_responses=True, retries=0, log_commands=self._log_commands
+        )
         with closing(client), client.pubsub() as channel:
             channel.subscribe(broker.wake_channel)
             while not self._stopping.is_set():

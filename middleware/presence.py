@@ -22,7 +22,7 @@ class SchedulerPresence(dramatiq.Middleware):
     """Shows the process that sends what is periodic."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._presence = Presence(runtime.store.heartbeats, SCHEDULER)
+        self._presence = Presence(runtime.store.heartbeats, SCHEDULER, runtime.facts)
         self._health = HealthFile(runtime.settings.health_file)
 
     def before_enqueue(

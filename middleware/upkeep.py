@@ -78,7 +78,7 @@ class Upkeep(dramatiq.Middleware):
         self._is_idle = False
         self._looks = 0
         self._mender = Mender(runtime, uuid.uuid4().hex)
-        self._presence = Presence(runtime.store.heartbeats, WORKER)
+        self._presence = Presence(runtime.store.heartbeats, WORKER, runtime.facts)
         self._health = HealthFile(runtime.settings.health_file)
 
     def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:

@@ -7,10 +7,13 @@ TaskQueueError
 ├── NotFound                exit code 1, HTTP 404
 │   ├── TaskNotFound
 │   ├── UserNotFound
-│   └── RunNotFound
+│   ├── RunNotFound
+│   └── ProcessNotFound     a worker, scheduler or web process
 ├── StoreError              Redis did not do what was asked
 │   ├── StoreUnavailable    it is away, full, read-only, loading, ...: trying again helps
 │   └── StoreRefused        wrong login, newer data, ...: trying again helps once somebody has mended that
+├── DebuggingUnavailable    a process does not tell how it fares
+├── ProfileRunning          a process makes one profile at a time
 ├── ExecutorUnavailable     this process lacks what a task needs; another may have it
 ├── NotHeld                 another process has the job by now
 └── NotNow                  the limiter has no slot for the call; the job goes back for a while
@@ -51,6 +54,18 @@ class UserNotFound(NotFound):
 
 class RunNotFound(NotFound):
     """No run of that id was ever started, or its retention is over."""
+
+
+class ProcessNotFound(NotFound):
+    """No process of that id shows itself on this host."""
+
+
+class DebuggingUnavailable(TaskQueueError):
+    """A process does not answer what is asked of it for debugging; the message says why, and what to do."""
+
+
+class ProfileRunning(TaskQueueError):
+    """Another profile of the process is being made."""
 
 
 class StoreError(TaskQueueError):

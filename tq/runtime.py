@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -70,7 +70,8 @@ class Declared(Protocol):
 
 
 class Runtime:
-    """What the pipeline works with. `stopping` is set when the process is asked to end."""
+    """What the pipeline works with. `stopping` is set when the process is asked to end; `facts` is what it shows
+    of itself beside what every process shows."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Runtime:
         self.jitter = jitter or random.Random()
         self.observers: list[Observer] = []
         self.observations = Observations()
+        self.facts: dict[str, Any] = {}
         self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
         self._registry = registry
         self._executors = executors

@@ -115,7 +115,11 @@ class Settings(BaseSettings):
     debug_redis: bool = Field(
         default=False,
         validation_alias=AliasChoices("DEBUG_REDIS"),
-        description="A line for every script sent to Redis, with its time.",
+        description="A line for every command sent to Redis, with its time.",
+    )
+    debug_endpoints: bool = Field(
+        default=False,
+        description="Whether processes answer on loopback what tq debug asks: threads, memory, CPU profiles.",
     )
 
     trace_libraries: Annotated[tuple[Literal["httpx", "redis"], ...], NoDecode] = Field(

@@ -39,6 +39,7 @@ def broken():
 runtime = SimpleNamespace(
     settings=SimpleNamespace(health_file=None), stopping=Event(), executors=None, definitions=None,
     registry=SimpleNamespace(refresh=lambda: False),
+    facts={},
     store=SimpleNamespace(agenda=SimpleNamespace(release=broken), heartbeats=None),
 )
 upkeep.RELEASE_EVERY_S = 0.01

@@ -169,7 +169,7 @@ def test_a_redis_that_does_not_answer_is_unavailable_in_the_end() -> None:
 
 
 @pytest.mark.parametrize("debug_redis", [False, True])
-def test_scripts_are_logged_by_name_and_without_arguments_when_asked_for(
+def test_commands_are_logged_by_name_and_without_arguments_when_asked_for(
     redis_server: RedisServer, debug_redis: bool
 ) -> None:
     store = open_store(redis_server.url, debug_redis=debug_redis)
@@ -178,9 +178,19 @@ def test_scripts_are_logged_by_name_and_without_arguments_when_asked_for(
     sink = logger.add(lambda line: lines.append(str(line)), format="{message} {extra}", level="DEBUG")
 
     enable(store, ["ada"], parameters={"card": "4111"})
+    store.connection.scripts([("signs", (1, "planted")), ("signs", (1, "planted"))])
+    store.connection.calls([("HSET", store.keys("heartbeat"), "field", "planted"), ("TIME",)])
+    store.connection.call("HGET", store.keys("heartbeat"), "field")
 
     logger.remove(sink)
     store.close()
-    said = [line for line in lines if line.startswith("script ran")]
-    assert len(said) == debug_redis
-    assert all("enrol" in line and "ada" not in line and "4111" not in line for line in said)
+    if not debug_redis:
+        assert not lines
+        return
+    said = "".join(lines)
+    assert all(line.startswith("redis command ") and "'duration_ms': " in line for line in lines)
+    assert f"'command': 'EVALSHA', 'script': 'enrol', 'key': '{store.keys.prefix}'" in said
+    assert "{'EVALSHA signs': 2}" in said
+    assert "{'HSET': 1, 'TIME': 1}" in said
+    assert f"'command': 'HGET', 'key': '{store.keys('heartbeat')}'" in said
+    assert not any(word in said for word in ("ada", "4111", "planted"))

@@ -371,6 +371,7 @@ def _environment(redis_url: str, tasks_file: Path) -> dict[str, str]:
         "DEBUG_SCHEDULER": "false",
         "DEBUG_WORKER": "false",
         "DEBUG_REDIS": "false",
+        "TQ_DEBUG_ENDPOINTS": "false",
         "OTEL_SDK_DISABLED": "true",
         "NO_PROXY": without_proxy,
         "no_proxy": without_proxy,

@@ -11,6 +11,7 @@ import tq.cli.runs
 import tq.cli.doctor
 import tq.cli.metrics
 import tq.cli.alerts
+import tq.cli.debug
 import tq.cli.bench
 import tq.cli.bench_load
 import tq.cli.settings  # noqa: F401 - like those above, imported for its commands

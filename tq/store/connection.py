@@ -18,16 +18,16 @@ from importlib.resources import files
 from typing import Any, cast
 
 import redis
-from loguru import logger
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from tq.clock import MILLISECOND, Clock, Stopwatch
+from tq.clock import Clock
 from tq.errors import StoreRefused
 from tq.settings import SentinelAddress, sentinels_in, without_password
+from tq.store.commands import TellingRedis, name_script
 from tq.store.keys import DATA_VERSION, Keys
 from tq.store.refusals import NEWER_DATA, explained
 from tq.store.transport import Transport
@@ -57,18 +57,18 @@ class Connection:
         keys: Keys,
         clock: Clock,
         transport: Transport,
-        log_scripts: bool = False,
+        log_commands: bool = False,
         patience: timedelta = PATIENCE,
     ) -> None:
         self.url = url
         self.keys = keys
         self.clock = clock
         self._transport = transport
-        self._log_scripts = log_scripts
+        self.log_commands = log_commands
         self._scripts: dict[str, Any] = {}
         self._is_looked_at = False
         self.round_trips = 0
-        self.client = open_client(url, decode_responses=True, patience=patience)
+        self.client = open_client(url, decode_responses=True, patience=patience, log_commands=log_commands)
 
     def script(self, name: str, *arguments: Argument) -> Any:
         """What the script answers; its first argument is always the present, or 0 for Redis' own.
@@ -82,13 +82,9 @@ class Connection:
 
     def _run(self, name: str, *arguments: Argument) -> Any:
         script = self._registered(name)
-        watch = Stopwatch()
         self.round_trips += 1
         with self.errors():
-            answer = script(keys=[self.keys.prefix], args=[self.clock.override_ms, *arguments])
-        if self._log_scripts:
-            logger.debug("script ran", script=name, duration_ms=round(watch.elapsed / MILLISECOND, 3))
-        return answer
+            return script(keys=[self.keys.prefix], args=[self.clock.override_ms, *arguments])
 
     def scripts(self, steps: Sequence[tuple[str, Sequence[Argument]]]) -> list[Any]:
         """What several scripts answer, one after the other, in one round trip.
@@ -127,7 +123,7 @@ class Connection:
     def _registered(self, name: str) -> Any:
         script = self._scripts.get(name)
         if script is None:
-            script = self._scripts[name] = self.client.register_script(self.source(name))
+            script = self._scripts[name] = name_script(self.client.register_script(self.source(name)), name)
         return script
 
     def calls(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
@@ -194,13 +190,19 @@ class Connection:
 
 
 def open_client(
-    url: str, *, decode_responses: bool, retries: int = 1, patience: timedelta = PATIENCE
+    url: str,
+    *,
+    decode_responses: bool,
+    retries: int = 1,
+    patience: timedelta = PATIENCE,
+    log_commands: bool = False,
 ) -> redis.Redis:
     """A client that gives up on a silent Redis, and connects when it is first used.
 
     Where the URL names Sentinels it asks them for the primary whenever it connects, so that it finds the
-    new one after a failover.
+    new one after a failover. Where commands are logged, each is, with its time.
     """
+    kind = TellingRedis if log_commands else redis.Redis
     options = {
         "decode_responses": decode_responses,
         "socket_timeout": patience.total_seconds(),
@@ -215,10 +217,10 @@ def open_client(
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     sentinels = sentinels_in(url)
-    return redis.Redis.from_url(url, **options) if sentinels is None else _of_primary(sentinels, options)
+    return kind.from_url(url, **options) if sentinels is None else _of_primary(sentinels, kind, options)
 
 
-def _of_primary(address: SentinelAddress, options: Mapping[str, Any]) -> redis.Redis:
+def _of_primary(address: SentinelAddress, kind: type[redis.Redis], options: Mapping[str, Any]) -> redis.Redis:
     to_server = parse_url(address.server_url)
     # Names of options that concern TLS, as the client has them; certificates are the same for both.
     tls = {"ssl": "connection_class" in to_server}
@@ -236,7 +238,7 @@ def _of_primary(address: SentinelAddress, options: Mapping[str, Any]) -> redis.R
             "maint_notifications_config": options["maint_notifications_config"],
         },
     )
-    return cast("redis.Redis", sentinel.master_for(address.service, **{**options, **to_server, **tls}))
+    return cast("redis.Redis", sentinel.master_for(address.service, kind, **{**options, **to_server, **tls}))
 
 
 def _whole(name: str) -> str:

@@ -7,10 +7,12 @@ from Redis falls silent, and is remembered for an hour.
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -33,7 +35,8 @@ COMPARISONS = 3
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it showed itself last. `skew` is by how much its clock is ahead of Redis', if it is known."""
+    """A process as it showed itself last. `skew` is by how much its clock is ahead of Redis', if it is known;
+    `debug_port` is where it answers on its loopback what is asked for debugging, if it does."""
 
     component: str
     host: str
@@ -42,6 +45,7 @@ class Process:
     since: datetime
     seen_at: datetime
     skew: timedelta | None
+    debug_port: int | None = None
 
     def is_silent(self, now: datetime) -> bool:
         """Whether it has not shown itself for so long that it does not count any more."""
@@ -111,11 +115,17 @@ class Heartbeats:
 
 
 class Presence:
-    """How this process shows itself, under one name from its first beat to its end."""
+    """How this process shows itself, under one name from its first beat to its end.
 
-    def __init__(self, heartbeats: Heartbeats, component: str) -> None:
+    `facts` is what it tells beside what every process tells, as that is at each beat.
+    """
+
+    def __init__(
+        self, heartbeats: Heartbeats, component: str, facts: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._heartbeats = heartbeats
         self._component = component
+        self._more = facts
         self._age = Stopwatch()
         self._skew: timedelta | None = None
 
@@ -141,7 +151,9 @@ class Presence:
 
     def _beat(self) -> ClockComparison:
         skew = None if self._skew is None else self._skew.total_seconds()
-        compared = self._heartbeats.beat(self._id, {**self._facts, "skew": skew}, age=self._age.elapsed)
+        compared = self._heartbeats.beat(
+            self._id, {**self._facts, **self._more, "skew": skew}, age=self._age.elapsed
+        )
         self._skew = compared.skew
         return compared
 
@@ -173,6 +185,7 @@ def process_of(text: str, seen_ms: int) -> Process:
         since=from_ms(int(since)),
         seen_at=from_ms(seen_ms),
         skew=None if known["skew"] is None else timedelta(seconds=known["skew"]),
+        debug_port=known.get("debug_port"),
     )
 
 

@@ -257,7 +257,9 @@ class Limits:
             StoreUnavailable: if the connection is lost; what is told until it is there again is missed.
         """
         # A connection that is mended behind our back would hide that something was missed.
-        client = open_client(self._redis.url, decode_responses=True, retries=0)
+        client = open_client(
+            self._redis.url, decode_responses=True, retries=0, log_commands=self._redis.log_commands
+        )
         with self._redis.errors(), closing(client), client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(self.events_channel)
             yield Event(EVERY_TASK, None)

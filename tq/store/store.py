@@ -42,7 +42,7 @@ class Store:
             keys=self.keys,
             clock=self.clock,
             transport=transport,
-            log_scripts=settings.debug_redis,
+            log_commands=settings.debug_redis,
             patience=patience,
         )
         history, ttl = settings.result_history, settings.result_ttl

@@ -8,9 +8,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from tq.alerts import Watch
+from tq.debugging import DebugServer
 from tq.metrics import Meter, open_export
 from tq.runtime import Runtime
 from tq.web.access import Access
+from tq.web.debug import debug_router
 from tq.web.errors import answer_errors
 from tq.web.health import health_router
 from tq.web.lookout import Lookout
@@ -30,6 +32,10 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def open_for_business(_app: FastAPI) -> AsyncIterator[None]:
+        # As in every process, so that `tq debug` finds it, whoever may call the app itself.
+        debugging = DebugServer() if runtime.settings.debug_endpoints else None
+        if debugging is not None:
+            runtime.facts["debug_port"] = debugging.port
         showing = asyncio.create_task(lookout.keep_showing())
         watch.start()
         if export is not None:
@@ -42,6 +48,8 @@ def make_app(runtime: Runtime) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await showing
         await lookout.close()
+        if debugging is not None:
+            await asyncio.to_thread(debugging.close)
 
     app = FastAPI(
         title="TaskQueue",
@@ -64,4 +72,6 @@ def make_app(runtime: Runtime) -> FastAPI:
     answer_errors(app)
     app.include_router(health_router(runtime, lookout, access))
     app.include_router(metrics_router(meter, access))
+    if runtime.settings.debug_endpoints:
+        app.include_router(debug_router(access))
     return app

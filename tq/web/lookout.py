@@ -60,7 +60,7 @@ class Lookout:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.store = Store(runtime.settings, runtime.transport, clock=runtime.clock, patience=PATIENCE)
-        self._presence = Presence(self.store.heartbeats, WEB)
+        self._presence = Presence(self.store.heartbeats, WEB, runtime.facts)
         # One thread: whatever becomes of Redis, no more than that waits for it here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookout")
         self._looking: asyncio.Task[View] | None = None
