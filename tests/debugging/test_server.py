@@ -186,7 +186,7 @@ def test_the_heap_always_tells_of_memory_objects_threads_and_files(ask: Ask) -> 
     assert heap["types"][f"{__name__}.{Planted.__qualname__}"] == len(planted)
     assert len(heap["types"]) <= 25
     assert len(heap["generations"]) == 3
-    assert heap["threads"] == threading.active_count() + 1  # whoever answers, too
+    assert heap["threads"] >= 3  # this one, the server's, and whoever answers
     assert heap["open_files"] > 3
 
 

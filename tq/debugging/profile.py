@@ -8,10 +8,11 @@ Two things would make such looks lie, and both are met:
 - A thread that works in short bursts is mostly found waiting. A stack that waits gets nothing; what the
   thread has used goes to where it is next found at work.
 - Whoever looks needs the interpreter's lock, and usually gets it when another thread gives it up, which is
-  when that begins to wait: a burst would never be seen. So for the fraction of a millisecond around a look
-  the interpreter's switch interval is short, and the look comes at a random moment of it. That costs
-  throughput, so it may be so for a small share of the time only: where many threads press for the lock, the
-  looks are fewer.
+  when that begins to wait: a burst would never be seen. So for up to two milliseconds before a look the
+  interpreter's switch interval is short, and the look comes at a random moment of it. Where threads press
+  for the lock that costs throughput, so it may be so for a small share of the time only.
+
+What a thread has used and was never seen at is shared out as what threads of its name were seen at.
 
 A stack is functions and where they begin, and never values. What is kept is bounded.
 """
@@ -38,9 +39,10 @@ DEFAULT_HZ, HIGHEST_HZ = 100, 1000
 # How long threads keep the interpreter's lock just before a look, instead of 5 ms, and for how long that is so.
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 0.00002, 0.001
 MOMENT_S = (0.00002, 0.002)
-# It may be so for one part in so many of the time, and takes at least as often as long as we came late.
-SPARING, HURRY_COSTS = 20, 2
-SPARING_LOOKS = 40  # likewise the looks themselves
+# It may be so for one part in so many of the time; where threads press for the lock, which is where we came
+# late, that harms them, and counts many times. It takes at least as many times as long as we came late.
+SPARING, CALM_S, PRESSED_COSTS, HURRY_TAKES = 10, 0.001, 10, 2
+SPARING_LOOKS = 60  # the looks themselves may take one part in so many of the time
 READ_ALL_EVERY = 16  # looks
 MOST_NODES = 20_000
 DEEPEST = 200  # frames
@@ -115,8 +117,9 @@ def _record(seconds: float, hz: int) -> Recording:
         time.sleep(max(0.0, min(due, end) - now))
         now = time.monotonic()
         late_s = max(0.0, now - due)
-        if hurried_s + HURRY_COSTS * late_s <= (now - began) / SPARING:
-            hurried_s += _hurry(late_s)
+        costs = 1 if late_s < CALM_S else PRESSED_COSTS
+        if hurried_s + HURRY_TAKES * late_s * costs <= (now - began) / SPARING:
+            hurried_s += _hurry(late_s) * costs
         looking_began_s = time.thread_time()
         looker.look()
         # With many threads looks cost more, so there are fewer.
@@ -260,6 +263,7 @@ class _Looker:
             for stack, weight in _stacks(node, (Place(name),)):
                 found[stack] += weight
         for name, weight in self._not_seen.items():
+            # Threads of one name do the same kind of work.
             seen = {stack: found[stack] for stack in found if stack[0].function == name}
             whole = sum(seen.values())
             for stack, part in seen.items():
