@@ -116,7 +116,8 @@ def test_without_clocks_of_threads_those_that_wait_still_do_not_show(monkeypatch
     with running(hot, *[waiter] * 8):
         profile = record(seconds=0.5).profile
 
-    assert share_of(profile, "thread hot-N") > 0.8
+    # Other tests may have left threads that wait in C, which only their clocks would tell of.
+    assert share_of(profile, "thread waiter-N") < 0.1 * share_of(profile, "thread hot-N")
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

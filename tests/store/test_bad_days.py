@@ -150,7 +150,7 @@ def work_of(store: Store) -> Work:
         "pause": lambda: store.orders.pause(DIGEST),
         "exchange": lambda: store.limits.exchange(request),
         "mend": lambda: store.mending.is_mine("worker:1", lasts=HOUR),
-        "show": Presence(store.heartbeats, WORKER).show,
+        "show": lambda: bool(Presence(store.heartbeats, WORKER).show()),
         "cancel": lambda: store.runs.cancel(asked, reason="enough"),
         # What begins by taking something away, or giving it an end, is done even by a Redis that is full.
         "publish": lambda: publish(store, 2, UTC_TEN),

@@ -59,6 +59,7 @@ STRUCTURES: Mapping[str, frozenset[str]] = {
     QUEUES: frozenset(["beats", "processes", "firsts", "begun", "suspects", "wake"]),
     "limits": frozenset(["limit", "places", "outcomes", "ordered", "paused", "past_pauses", "limit_events"]),
     "results": frozenset({"results", "failures", "failure"}),
+    "alerts": frozenset({"alerts"}),
 }
 _OF_FAMILY = {family: structure for structure, families in STRUCTURES.items() for family in families}
 # One key per task, which may be large.
