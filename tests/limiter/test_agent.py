@@ -357,6 +357,35 @@ def test_a_slot_that_was_not_used_in_time_is_let_go_and_told() -> None:
     assert [(found.unused, found.ended_places) for found in request.tasks] == [(1, ["place-0"])]
 
 
+def late_calls(agent: Agent, now: float) -> int:
+    """How many calls in a row may begin late now."""
+    return sum(agent.may_be_late(A, now) for _ in range(10_000))
+
+
+@pytest.mark.parametrize(
+    ("rate", "processes", "late"),
+    [(100.0, 1, 1), (99.0, 1, 0), (100_000.0, 4, 250), (100_000.0, 1, 1000)],
+)
+def test_of_a_process_part_of_all_calls_one_in_a_hundred_may_be_late(
+    rate: float, processes: int, late: int
+) -> None:
+    agent = an_agent(jobs=2)
+    request = ask(agent, START)
+    agent.accept(request, replace(answer_to(request, 0.0, rate=rate, processes=processes), rate=1e6), START)
+
+    assert late_calls(agent, START) == late
+    assert late_calls(agent, START + 0.5) == late // 2
+    assert late_calls(agent, START + 10) == late
+
+
+def test_no_call_is_late_of_a_task_that_is_held() -> None:
+    agent = an_agent(jobs=2)
+    request = ask(agent, START)
+    agent.accept(request, answer_to(request, 0.0, rate=10_000.0, state="held"), START)
+
+    assert late_calls(agent, START) == 0
+
+
 def test_a_probe_does_not_go_stale_for_there_is_only_one() -> None:
     agent = in_hand(0.0, probe=True, state="half_open")
 

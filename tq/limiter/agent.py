@@ -40,6 +40,9 @@ SPARE_FOR_S = STALE_S / 2
 SPARE_LATER_S = 0.002  # after a call has begun, so that what is needed now goes first
 AT_ONCE_S = 0.001
 DRIFT = 0.2  # of how far apart calls are known to be, by the latest two
+# Of all calls that there may be in a second, how many may be later than others are: where calls are far fewer than
+# that, one that was held up need not queue again.
+LATE_SHARE = 0.01
 REDIS_AGAIN_S = 1.0
 AWAY_SHARE = 0.5
 PACE_OVER_S = 5.0
@@ -174,6 +177,7 @@ class Agent:
         self._exchanged_at = -math.inf
         self._pace, self._pace_at = 0.0, 0.0
         self._paced_until = 0.0
+        self._late, self._late_at = 0.0, 0.0  # of what may be late, how much has been lately
 
     # Jobs that wait
 
@@ -244,6 +248,22 @@ class Agent:
         self._pace_at = now
         line.count_begin(now)
         return slot
+
+    def may_be_late(self, task: TaskId, now: float) -> bool:
+        """Whether one more call may begin long after its slot; it counts as having begun then.
+
+        This process' part of `LATE_SHARE` each second, and as many at once, so that the calls of any second stay
+        within the ceiling's twentieth.
+        """
+        line = self._lines.get(task)
+        if line is None or line.state != "closed" or self._is_away:
+            return False
+        allowed = LATE_SHARE * min(self.rate, line.rate) / max(1, self.processes)
+        late = max(0.0, self._late - allowed * (now - self._late_at))
+        if late + 1 > allowed:
+            return False
+        self._late, self._late_at = late + 1, now
+        return True
 
     def end(
         self,

@@ -25,6 +25,8 @@ from tq.store.limits import Answer, Limits
 # A call that begins so long after its slot would come on top of those that follow it; with what may
 # happen on the way to the endpoint this keeps any second within a twentieth above the ceiling.
 LATE_S = 0.05
+# Few enough may come later than that (see `Agent.may_be_late`), but what a slot was given for is not true for ever.
+LATEST_S = 0.5
 LISTEN_AGAIN_S = 1.0
 LONGEST_SLEEP_S = 5.0
 
@@ -173,9 +175,12 @@ class Limiter:
             call = self._calls.get(id(envelope))
             now = time.monotonic()
             if call is not None:
-                if call.slot.probe or now - call.slot.due <= LATE_S:
+                late_s = now - call.slot.due
+                if call.slot.probe or late_s <= LATE_S:
                     return 0.0
-                logger.debug("slot has lapsed", late_ms=round((now - call.slot.due) * 1000))
+                if late_s <= LATEST_S and self.agent.may_be_late(envelope.task_id, now):
+                    return 0.0
+                logger.debug("slot has lapsed", late_ms=round(late_s * 1000))
                 self.agent.end(self._calls.pop(id(envelope)).slot, now, signal=None)
         # Not within the lock: to know a task's limit may take a question to Redis.
         limit, weight = self.limit_of(envelope)
