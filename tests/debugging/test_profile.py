@@ -104,10 +104,14 @@ def test_there_is_one_profile_at_a_time() -> None:
 
 def test_the_interpreter_switches_threads_afterwards_as_before() -> None:
     before = sys.getswitchinterval()
+    sys.setswitchinterval(0.004)
+    try:
+        record(0.2)
+        after = sys.getswitchinterval()
+    finally:
+        sys.setswitchinterval(before)
 
-    record(0.1)
-
-    assert sys.getswitchinterval() == before
+    assert after == pytest.approx(0.004)
 
 
 def test_without_clocks_of_threads_those_that_wait_still_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,8 @@ def test_the_heap_names_a_place_that_allocates_and_keeps_while_that_is_traced(as
     assert place["objects"] in (2000, 2001)  # the list itself may be one of them
     assert place["bytes"] == place["bytes_since_last"] > 2_000_000
     grown = next(found for found in third["growing"] if found["file"] == "tests/debugging/test_server.py")
+    still = next(found for found in third["largest"] if found["line"] == place["line"])
+    assert still["bytes_since_last"] < still["bytes"] / 10
     assert grown["line"] == place["line"] + 2
     assert grown["objects"] in (4000, 4001)
     assert f"tests/debugging/test_server.py:{grown['line']}" in text
