@@ -198,6 +198,17 @@ def test_memory_tells_bytes_for_users_and_for_a_run_and_where_they_are(tq: Tq) -
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_scrape_tells_how_long_it_takes_to_read_every_series(tq: Tq) -> None:
+    answer = tq("bench", "scrape", "--json", "--tasks", "3", "--repeat", "1")
+
+    assert (answer.code, answer.err) == (0, "")
+    figures = answer.document
+    assert figures["series"] > 250
+    assert 0 < figures["scrape_ms"] <= figures["longest_scrape_ms"]
+    assert "longest_script_ms" in figures
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_tick_claims_all_that_is_due_and_tells_how_long_that_takes(tq: Tq) -> None:
     answer = tq(
         "bench", "tick", "--json", "--tasks", "5", "--cohorts", "3", "--cohorts", "30", "--repeat", "2"

@@ -70,8 +70,7 @@ def bench_tick(
     zones = _zones(max(timetable.cohorts))
     with workbench() as bench:
         bench.declare([_task(number) for number in range(timetable.tasks)])
-        bench.client.config_set("slowlog-log-slower-than", NOTED_FROM_US)
-        bench.client.config_set("slowlog-max-len", MOST_NOTED)
+        note_slow_scripts(bench)
         repetitions = []
         for _ in range(repeat):
             figures: dict[str, float] = {}
@@ -122,7 +121,7 @@ def _measured(bench: Workbench, tasks: int, zones: Sequence[str]) -> Figures:
         f"nothing_due_of_{cohorts}_cohorts_ms": quiet,
         f"all_of_{cohorts}_cohorts_due_ms": busy,
         f"all_of_{cohorts}_cohorts_cpu_ms": cpu_s * MILLISECONDS,
-        f"all_of_{cohorts}_cohorts_longest_script_ms": _longest_script_us(bench) / 1000,
+        f"all_of_{cohorts}_cohorts_longest_script_ms": longest_script_us(bench) / 1000,
         f"all_of_{cohorts}_cohorts_unclaimed": int(unclaimed),
     }
 
@@ -145,7 +144,13 @@ def _timed(runtime: Runtime, clock: FrozenClock, *, after: timedelta) -> float:
     return (monotonic() - started_at) * MILLISECONDS
 
 
-def _longest_script_us(bench: Workbench) -> int:
-    """Of all scripts since the log was reset; 0 if none took long enough to be noted."""
+def note_slow_scripts(bench: Workbench) -> None:
+    """Has Redis note what takes long, from now on."""
+    bench.client.config_set("slowlog-log-slower-than", NOTED_FROM_US)
+    bench.client.config_set("slowlog-max-len", MOST_NOTED)
+
+
+def longest_script_us(bench: Workbench) -> int:
+    """Of all scripts, and commands, since the log was reset; 0 if none took long enough to be noted."""
     noted = bench.client.slowlog_get(MOST_NOTED)
     return max((entry["duration"] for entry in noted), default=0)

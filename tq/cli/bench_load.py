@@ -150,6 +150,20 @@ def bench_tick(
     tell("tick", figures, as_json=as_json)
 
 
+@bench.command("scrape")
+def bench_scrape(
+    tasks: Annotated[int, typer.Option(min=1, help="Task types.")] = 300,
+    repeat: Repeat = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Scrape all metrics there may be: how long that takes, and the longest script."""
+    from tq.bench.scrape import bench_scrape as measure
+
+    with _measuring("scrape", steps=repeat) as on_step:
+        figures = measure(tasks, repeat=repeat, on_step=on_step)
+    tell("scrape", figures, as_json=as_json)
+
+
 @bench.command("soak")
 def bench_soak(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long it lasts.")] = 30.0,
