@@ -18,7 +18,7 @@ def test_a_scrape_finds_all_that_there_is(opened: Open, runtime: Runtime) -> Non
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     assert set(families) <= {family.name.removesuffix("_total") for family in FAMILIES}
     limits = {sample.labels["task"]: sample.value for sample in families["tq_ratelimit_limit"].samples}
-    assert limits == {"*": 100, "email_digest": 20, "hourly_sync": 100}
+    assert limits.items() >= {"*": 100, "email_digest": 20, "hourly_sync": 100}.items()
 
 
 def test_a_web_process_counts_among_those_that_live(opened: Open, runtime: Runtime) -> None:
