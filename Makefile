@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
-# Tests that run whole systems need the machine for themselves.
+# Tests that run whole systems wait for much of their time; no more than two of them have enough of two cores.
 WHOLE_SYSTEMS := tests/end_to_end tests/chaos
 ROUNDS ?= 1
 SEED ?= 1
@@ -36,7 +36,7 @@ dev: $(INSTALLED) ## the whole system on this machine; options: make dev ARGS="-
 test: $(INSTALLED) ## all tests; options: make test ARGS="-k schedule"
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(WHOLE_SYSTEMS))
-	@$(BIN)/pytest $(WHOLE_SYSTEMS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(WHOLE_SYSTEMS)
 else
 	@$(BIN)/pytest $(ARGS)
 endif
