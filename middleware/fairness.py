@@ -113,7 +113,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._idle = 0
         self._taken = 0  # jobs, since some were begun
         self._staffing = Staffing(GATHER_S)
-        self._own = threading.local()  # since when a thread is at work
+        self._own = threading.local()  # how long the work took that a thread has been at
 
     def qsize(self) -> int:
         """How many items wait."""
@@ -167,7 +167,7 @@ class FairQueue(queue.PriorityQueue[Any]):
                     may_rest = False  # whoever was woken is wanted
                 else:
                     self._taken += 1
-                    self._own.since = time.monotonic()
+                    self._own.took_s = 0.0
                     self._staffing.begin()
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
@@ -176,6 +176,9 @@ class FairQueue(queue.PriorityQueue[Any]):
     def worked(self, message: MessageProxy) -> None:
         """A thread is done with a job; one whose end is not being stored is not under way any more."""
         envelope = _envelope_of(message)
+        if envelope is not None:
+            # Of the time since it was taken, what it waited for others in this process says nothing of the job.
+            self._own.took_s = envelope.took_s
         if envelope is not None and not envelope.is_recorded:
             self._bookkeeper.forget(envelope)
             with self._limiter.lock:
@@ -358,14 +361,15 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _rouse(self, left: int) -> None:
         """Wakes as many threads as it takes for the jobs that are ready, of which so many have been for a while."""
-        self._wake(self._staffing.wanted(len(self._ready), left=left, now=time.monotonic()))
+        stuck = sum(item.message.args[0].is_called for item in self._under_way.values()) if left else 0
+        self._wake(self._staffing.wanted(len(self._ready), left=left, stuck=stuck, now=time.monotonic()))
 
     def _note_return(self) -> None:
         """A thread is done with what it had, or comes for the first time."""
-        since = getattr(self._own, "since", None)
-        if since is not None:
-            self._own.since = None
-            self._staffing.end(time.monotonic() - since)
+        took_s = getattr(self._own, "took_s", None)
+        if took_s is not None:
+            self._own.took_s = None
+            self._staffing.end(took_s)
 
     def _rest(self, seconds: float) -> None:
         """Waits until there may be something to do."""

@@ -6,7 +6,7 @@ come to in time is worth waking another.
 
 How long a job takes is learnt where few are at work, for among many it shows how long they waited for each
 other. Where it was learnt wrong, because some jobs are slow among quick ones, jobs are left over; then a thread is
-woken for each of these.
+woken for each of these, if hardly one at work is not stuck.
 """
 
 import math
@@ -42,11 +42,16 @@ class Staffing:
             self._quickest_s = min(took_s, self._quickest_s + (took_s - self._quickest_s) * DRIFT)
         self._busy -= 1
 
-    def wanted(self, ready: int, *, left: int, now: float) -> int:
-        """How many threads to wake for the jobs that are ready, of which so many were so before this round."""
+    def wanted(self, ready: int, *, left: int, stuck: int, now: float) -> int:
+        """How many threads to wake for the jobs that are ready, of which so many were so before this round.
+
+        `stuck` are the threads at work that wait for what they call. Where others are at work, too, what is left
+        over is so for want of time on the CPU, of which no further thread would bring any.
+        """
         wanted = math.ceil((ready - self._busy * self._per_thread) / max(self._per_thread, 1.0))
         if now - self._judged_at >= self._round_s:
-            wanted = max(wanted, left - MOST_LEFT * self._taken)
+            if self._busy - stuck < FEW_THREADS:
+                wanted = max(wanted, left - MOST_LEFT * self._taken)
             self._judged_at, self._taken = now, 0
         return max(0, wanted)
 

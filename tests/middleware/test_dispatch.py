@@ -35,6 +35,8 @@ class Workshop:
         self.queue = FairQueue(limiter, self.bookkeeper)
         self.worked: list[str] = []
         self.beside_suspects: set[str] = set()
+        self.slow: set[str] = set()  # whose calls last until they are let go
+        self.let_go = threading.Event()
         self._at_work: set[str] = set()
         self._over = threading.Event()
 
@@ -67,6 +69,10 @@ class Workshop:
                 self._at_work.add(job.user_id)
                 if job.is_suspect:
                     self.beside_suspects |= self._at_work - {job.user_id}
+                if job.user_id in self.slow:
+                    job.is_called = True
+                    self.let_go.wait(timeout=30)
+                    job.is_called = False
                 self.worked.append(job.user_id)
                 self._at_work.discard(job.user_id)
                 assert self.bookkeeper.record(end_of(job))
@@ -98,6 +104,20 @@ def test_every_job_is_worked_once_and_counted_whatever_the_number_of_threads(
         eventually(lambda: store.runs.get(run_id).counts.success == 300)
 
     assert sorted(shop.worked) == names(300)
+
+
+def test_quick_jobs_are_not_kept_by_slow_ones_among_them(store: Store) -> None:
+    run_id, jobs = jobs_of(store, 200)
+    shop = Workshop(store)
+    shop.slow = {job.user_id for job in jobs[:6]}
+
+    with shop.at_work(8):
+        shop.put(jobs)
+        eventually(lambda: store.runs.get(run_id).counts.success == 194)
+        shop.let_go.set()
+        eventually(lambda: store.runs.get(run_id).counts.success == 200)
+
+    assert set(shop.worked[:194]).isdisjoint(shop.slow)
 
 
 def test_suspects_among_many_are_worked_beside_nobody(store: Store) -> None:

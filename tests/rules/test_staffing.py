@@ -21,19 +21,19 @@ def learn(staffing: Staffing, took_s: float) -> None:
 
 
 def test_who_knows_nothing_yet_wakes_one_thread(staffing: Staffing) -> None:
-    assert staffing.wanted(100, left=0, now=1.0) == 1
+    assert staffing.wanted(100, left=0, stuck=0, now=1.0) == 1
 
 
 def test_as_many_threads_are_woken_for_quick_jobs_as_do_them_within_a_round(staffing: Staffing) -> None:
     learn(staffing, QUICK_S)
 
-    assert staffing.wanted(32, left=0, now=1.0) == 4
+    assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 4
 
 
 def test_each_slow_job_gets_a_thread_of_its_own(staffing: Staffing) -> None:
     learn(staffing, SLOW_S)
 
-    assert staffing.wanted(32, left=0, now=1.0) == 32
+    assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 32
 
 
 def test_nobody_is_woken_for_what_those_at_work_will_come_to(staffing: Staffing) -> None:
@@ -41,8 +41,8 @@ def test_nobody_is_woken_for_what_those_at_work_will_come_to(staffing: Staffing)
     for _ in range(3):
         staffing.begin()
 
-    assert staffing.wanted(30, left=0, now=1.0) == 0
-    assert staffing.wanted(31, left=0, now=1.0) == 1
+    assert staffing.wanted(30, left=0, stuck=0, now=1.0) == 0
+    assert staffing.wanted(31, left=0, stuck=0, now=1.0) == 1
 
 
 def test_threads_that_are_stuck_in_slow_jobs_are_not_waited_for(staffing: Staffing) -> None:
@@ -50,25 +50,28 @@ def test_threads_that_are_stuck_in_slow_jobs_are_not_waited_for(staffing: Staffi
     for _ in range(40):
         staffing.begin()
 
-    assert staffing.wanted(32, left=0, now=1.0) == 31
+    assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 31
 
 
-def test_jobs_that_nobody_comes_for_get_a_thread_each_though_jobs_were_quick(staffing: Staffing) -> None:
+@pytest.mark.parametrize(("stuck", "woken"), [(4, 20), (3, 20), (2, 0), (0, 0)])
+def test_jobs_that_nobody_comes_for_get_a_thread_each_if_those_at_work_are_stuck(
+    staffing: Staffing, stuck: int, woken: int
+) -> None:
     learn(staffing, QUICK_S)
     for _ in range(4):
         staffing.begin()
-    staffing.wanted(0, left=0, now=1.0)
+    staffing.wanted(0, left=0, stuck=0, now=1.0)
 
-    assert staffing.wanted(20, left=20, now=1.0 + 2 * ROUND_S) == 20
+    assert staffing.wanted(20, left=20, stuck=stuck, now=1.0 + 2 * ROUND_S) == woken
 
 
 def test_jobs_are_not_left_before_a_round_has_passed(staffing: Staffing) -> None:
     learn(staffing, QUICK_S)
     for _ in range(4):
         staffing.begin()
-    staffing.wanted(0, left=0, now=1.0)
+    staffing.wanted(0, left=0, stuck=0, now=1.0)
 
-    assert staffing.wanted(20, left=20, now=1.0 + ROUND_S / 2) == 0
+    assert staffing.wanted(20, left=20, stuck=0, now=1.0 + ROUND_S / 2) == 0
 
 
 def test_that_many_threads_wait_for_each_other_is_not_taken_for_slow_jobs(staffing: Staffing) -> None:
@@ -80,7 +83,7 @@ def test_that_many_threads_wait_for_each_other_is_not_taken_for_slow_jobs(staffi
     staffing.end(QUICK_S)
     staffing.end(QUICK_S)
 
-    assert staffing.wanted(32, left=0, now=1.0) == 4
+    assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 4
 
 
 def test_a_thread_rests_if_the_others_can_do_twice_what_is_ready(staffing: Staffing) -> None:

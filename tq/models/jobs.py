@@ -77,6 +77,7 @@ class Envelope:
         "execute_after",
         "failed_at",
         "holder",
+        "is_called",
         "is_recorded",
         "is_suspect",
         "kind",
@@ -87,6 +88,7 @@ class Envelope:
         "share",
         "spent",
         "task_id",
+        "took_s",
         "user_id",
         "waits_since",
     )
@@ -123,13 +125,15 @@ class Envelope:
         self.cause = cause
         self._job_id: JobId | None = None
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
-        # it may have killed the process before, whether its end is being stored, and since when (monotonic
-        # seconds) it waits for its slot.
+        # it may have killed the process before, whether its end is being stored, since when (monotonic
+        # seconds) it waits for its slot, whether its work itself is under way, and how long that took.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
         self.is_recorded = False
         self.waits_since = 0.0
+        self.is_called = False
+        self.took_s = 0.0
 
     @property
     def job_id(self) -> JobId:

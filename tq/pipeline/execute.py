@@ -141,7 +141,10 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
         return _end(envelope, JobStatus.FAILED, permission.now, lacking), False
     is_probe = runtime.limiter.is_probe(envelope)
     watch = Stopwatch()
-    result = _carry_out(runtime, envelope.open_for(task, deadline_at=permission.deadline_at))
+    job = envelope.open_for(task, deadline_at=permission.deadline_at)
+    envelope.is_called = True
+    result = _carry_out(runtime, job)
+    envelope.is_called, envelope.took_s = False, result.duration.total_seconds()
     now = permission.now + watch.elapsed
     for observe in runtime.observers:
         observe(envelope, task, result)
