@@ -29,6 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
+from tq.debugging.frames import current_frames
 from tq.debugging.places import Place, place_of
 from tq.debugging.waiting import Waiting
 from tq.errors import ProfileRunning
@@ -213,7 +214,7 @@ class _Looker:
 
     def begin(self) -> None:
         """What threads have used until now does not count."""
-        self._meet(sys._current_frames())
+        self._meet(current_frames())
         for ident, known in list(self._known.items()):
             try:
                 known.clock = known.counted = self._read(known.number)
@@ -222,7 +223,7 @@ class _Looker:
 
     def look(self) -> None:
         """Counts what each thread has used since it was last seen at work."""
-        frames = sys._current_frames()
+        frames = current_frames()
         if self._has_strangers or frames.keys() != self._seen:
             self._meet(frames)
         is_waiting, ended = self._is_waiting, []

@@ -1,11 +1,11 @@
 """What every thread of the process does now: its name, its CPU time so far, and its stack."""
 
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from tq.debugging.frames import current_frames
 from tq.debugging.places import Place, place_of
 from tq.debugging.profile import DEEPEST, clock_of_threads
 from tq.redaction import redact
@@ -24,7 +24,7 @@ class Thread:
 
 def threads_now() -> list[Thread]:
     """All threads, those that have used most CPU time first; who asks is left out."""
-    frames = sys._current_frames()
+    frames = current_frames()
     clock = clock_of_threads()
     found = []
     for thread in threading.enumerate():
