@@ -113,7 +113,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._idle = 0
         self._taken = 0  # jobs, since some were begun
         self._staffing = Staffing(GATHER_S)
-        self._own = threading.local()  # how long the work took that a thread has been at
+        self._own = threading.local()  # whether a thread is at work, and how long the call of its job took
 
     def qsize(self) -> int:
         """How many items wait."""
@@ -167,7 +167,7 @@ class FairQueue(queue.PriorityQueue[Any]):
                     may_rest = False  # whoever was woken is wanted
                 else:
                     self._taken += 1
-                    self._own.took_s = 0.0
+                    self._own.is_at_work, self._own.took_s = True, None
                     self._staffing.begin()
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
@@ -366,10 +366,9 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _note_return(self) -> None:
         """A thread is done with what it had, or comes for the first time."""
-        took_s = getattr(self._own, "took_s", None)
-        if took_s is not None:
-            self._own.took_s = None
-            self._staffing.end(took_s)
+        if getattr(self._own, "is_at_work", False):
+            self._own.is_at_work = False
+            self._staffing.end(self._own.took_s)
 
     def _rest(self, seconds: float) -> None:
         """Waits until there may be something to do."""

@@ -36,9 +36,9 @@ class Staffing:
         self._busy += 1
         self._taken += 1
 
-    def end(self, took_s: float) -> None:
-        """A thread is done with it."""
-        if took_s < self._quickest_s or self._busy <= FEW_THREADS:
+    def end(self, took_s: float | None) -> None:
+        """A thread is done with it; what was no call, and took None, says nothing of how long calls take."""
+        if took_s is not None and (took_s < self._quickest_s or self._busy <= FEW_THREADS):
             self._quickest_s = min(took_s, self._quickest_s + (took_s - self._quickest_s) * DRIFT)
         self._busy -= 1
 

@@ -106,6 +106,23 @@ def test_every_job_is_worked_once_and_counted_whatever_the_number_of_threads(
     assert sorted(shop.worked) == names(300)
 
 
+def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Store) -> None:
+    _, jobs = jobs_of(store, 1)
+    queue_ = Workshop(store).queue
+    learnt = queue_._staffing
+    for _ in range(200):
+        learnt.begin()
+        learnt.end(0.2)
+    queue_.put(_WorkQueueItem(0, MessageProxy(dramatiq.Message("control", "tick", (), {}, {}))))
+
+    queue_.worked(queue_.get(timeout=5).message)
+    with suppress(queue.Empty):
+        queue_.get(timeout=0.01)
+
+    assert learnt.wanted(8, left=0, stuck=0, now=1.0) == 8
+    assert jobs[0].took_s is None
+
+
 def test_quick_jobs_are_not_kept_by_slow_ones_among_them(store: Store) -> None:
     run_id, jobs = jobs_of(store, 200)
     shop = Workshop(store)

@@ -86,6 +86,14 @@ def test_that_many_threads_wait_for_each_other_is_not_taken_for_slow_jobs(staffi
     assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 4
 
 
+def test_what_was_no_call_is_not_taken_for_a_quick_one(staffing: Staffing) -> None:
+    learn(staffing, SLOW_S)
+    staffing.begin()
+    staffing.end(None)
+
+    assert staffing.wanted(32, left=0, stuck=0, now=1.0) == 32
+
+
 def test_a_thread_rests_if_the_others_can_do_twice_what_is_ready(staffing: Staffing) -> None:
     learn(staffing, QUICK_S)
     for _ in range(2):

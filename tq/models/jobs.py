@@ -133,7 +133,7 @@ class Envelope:
         self.is_recorded = False
         self.waits_since = 0.0
         self.is_called = False
-        self.took_s = 0.0
+        self.took_s: float | None = None
 
     @property
     def job_id(self) -> JobId:
