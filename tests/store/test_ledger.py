@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.ledgers import counted, summed
 from tq.clock import MILLISECOND, duration_ms, to_ms
 from tq.models import (
     Envelope,
@@ -767,6 +768,7 @@ class Deliveries(RuleBasedStateMachine):
         assert [share.done for share in run.shares] == self.done
         assert (run.status is RunStatus.ENDED) == self.has_ended
         assert has_closed(self.store, self.run_id) == self.has_ended
+        assert counted(self.store.totals.read([]).totals) == summed(self.store.runs.latest())
 
 
 def test_every_expected_job_is_open_or_ended_whatever_is_delivered_when(redis_server: RedisServer) -> None:
