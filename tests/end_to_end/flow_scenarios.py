@@ -90,7 +90,7 @@ def bad_task(folder: Path, *, settling: float = 10.0, lasts: float = 60.0, kept:
         track.start_workers()
         for task in HEALTHY:
             track.begin_run(task, users=int(100 * 2 * (settling + lasts) / len(HEALTHY)) + 100)
-        _first_call(track)
+        _first_call(track, HEALTHY[-1])
         without = let_pass(settling + lasts)
         track.begin_run("bad", users=int(100 * (settling + lasts)))
         eventually(lambda: bool(track.downstream.calls.of("bad")))
@@ -244,8 +244,10 @@ def two_tasks(folder: Path, *, settling: float = 10.0, lasts: float = 30.0, used
     with Track.laid(folder, rate_limit=60, tasks=("digest", "sync")) as track:
         track.start_workers()
         for task in ("digest", "sync"):
-            track.begin_run(task, users=MANY)
-        begin = _first_call(track) + settling
+            track.enrol(task, users=MANY)
+        for task in ("digest", "sync"):
+            track.start_run(task)
+        begin = max(_first_call(track, task) for task in ("digest", "sync")) + settling
         let_pass(settling + lasts)
         calls = track.downstream.calls
     together = calls.between(begin, begin + lasts)
@@ -302,10 +304,10 @@ def redis_restart(folder: Path, *, users: int = 4000, before: float = 10.0, away
     return report
 
 
-def _first_call(track: Track) -> float:
-    """When the first call came."""
-    eventually(lambda: bool(track.downstream.calls), why=track.commands.log_text()[-2000:])
-    return track.downstream.calls[0].begun
+def _first_call(track: Track, task: str = "digest") -> float:
+    """When the first call of a task came."""
+    eventually(lambda: bool(track.downstream.calls.of(task)), why=track.commands.log_text()[-2000:])
+    return track.downstream.calls.of(task)[0].begun
 
 
 def _report_complete(report: Report, counts: RunCounts, calls: Calls, *, users: int) -> None:
