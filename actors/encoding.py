@@ -15,6 +15,7 @@ import orjson
 from dramatiq import DecodeError, Encoder
 
 from tq.models import Batch, Envelope, RunId, UserId, job_id_of
+from tq.models.ids import message_id_of
 from tq.telemetry.traces import TRACEPARENT
 
 TICK = "tick"
@@ -80,7 +81,7 @@ def redis_id_of(body: bytes) -> str:
     with suppress(KeyError):
         return str(fields["options"]["redis_message_id"])
     job = fields["args"][0]
-    return f"{job_id_of(RunId(job[2]), UserId(job[1]))}-{job[8]}"
+    return message_id_of(job_id_of(RunId(job[2]), UserId(job[1])), job[8])
 
 
 def _options(job: Envelope) -> dict[str, Any]:

@@ -54,3 +54,8 @@ def job_ids_of(run_id: RunId, user_ids: Iterable[UserId]) -> list[JobId]:
         digest.update(user_id.encode())
         ids.append(JobId(f"job_{digest.hexdigest()}"))
     return ids
+
+
+def message_id_of(job_id: JobId, attempt: int) -> str:
+    """The id of the message that has an attempt at a job made; a repetition has the same."""
+    return f"{job_id}-{attempt}"

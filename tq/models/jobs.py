@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tq.clock import from_ms, iso, to_ms
 from tq.models.base import Model
-from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of
+from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, message_id_of
 from tq.models.runs import RunKind
 from tq.models.tasks import TaskType
 
@@ -145,7 +145,7 @@ class Envelope:
     @property
     def message_id(self) -> str:
         """The id of the message that has this attempt made; a repetition has the same."""
-        return f"{self.job_id}-{self.attempt}"
+        return message_id_of(self.job_id, self.attempt)
 
     def to_wire(self) -> list[object]:
         """The fields in a fixed order, as they stand in a message."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from tq.clock import duration_ms, from_ms
 from tq.models import Envelope, Priority, Run, RunId, UserId
+from tq.models.ids import job_ids_of, message_id_of
 from tq.store.connection import Argument, Connection, chunks
 from tq.store.transport import Transport
 
@@ -59,18 +60,23 @@ class Mending:
         """Gives those of these jobs a message that have none in any queue; returns how many."""
         restored = 0
         for some in chunks(adrift, RESTORED_AT_A_TIME):
-            messages = [
-                self._transport.job_message(_envelope(run, user_id, state), priority)
-                for user_id, state in some
-            ]
-            names: list[Argument] = [text for message in messages for text in (message.queue, message.id)]
             arguments: list[Argument] = []
-            for place in self._redis.script("missing", *names):
-                (user_id, state), message = some[int(place)], messages[int(place)]
+            # Hardly ever one is missing: no message is made before that is known.
+            for place in self._redis.script("missing", priority.value, *_message_ids(run.id, some)):
+                user_id, state = some[int(place)]
+                message = self._transport.job_message(_envelope(run, user_id, state), priority)
                 arguments += [run.id, user_id, state, message.queue, message.id, message.body]
             if arguments:
                 restored += int(self._redis.script("restore", *arguments))
         return restored
+
+
+def _message_ids(run_id: RunId, jobs: Sequence[tuple[UserId, str]]) -> list[str]:
+    job_ids = job_ids_of(run_id, [user_id for user_id, _ in jobs])
+    return [
+        message_id_of(job_id, int(state.partition("|")[0]))
+        for job_id, (_, state) in zip(job_ids, jobs, strict=True)
+    ]
 
 
 def _envelope(run: Run, user_id: UserId, state: str) -> Envelope:

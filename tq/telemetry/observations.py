@@ -8,9 +8,10 @@ for itself and the last without bound, followed by the sum of all values.
 """
 
 import threading
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 Tallies = dict[str, list[float]]
 
@@ -77,21 +78,25 @@ class Observations:
                 self._adding.release()
 
     def _add_up(self) -> None:
-        for series, seconds in self._noted():
+        by_series: defaultdict[str, list[float | None]] = defaultdict(list)
+        # As many as there are now: others go on telling.
+        for _ in range(len(self._seen)):
+            series, seconds = self._seen.popleft()
+            by_series[series].append(seconds)
+        for series, seen in by_series.items():
             numbers = self._tallies.get(series)
-            if seconds is None:
-                self._tallies[series] = [1 + (numbers[0] if numbers else 0)]
+            if seen[0] is None:
+                self._tallies[series] = [len(seen) + (numbers[0] if numbers else 0)]
                 continue
             bounds = BOUNDS[series[: series.index("|")]]
             if numbers is None:
                 numbers = self._tallies[series] = [0] * (len(bounds) + 2)
-            numbers[bisect_left(bounds, seconds)] += 1
-            numbers[-1] += seconds
-
-    def _noted(self) -> Iterator[tuple[str, float | None]]:
-        # As many as there are now: others go on telling.
-        for _ in range(len(self._seen)):
-            yield self._seen.popleft()
+            times = [seconds for seconds in seen if seconds is not None]
+            numbers[-1] += sum(times)
+            times.sort()
+            ends = [*(bisect_right(times, bound) for bound in bounds), len(times)]
+            for bucket, (begin, end) in enumerate(pairwise([0, *ends])):
+                numbers[bucket] += end - begin
 
 
 def to_wire(numbers: Sequence[float]) -> str:

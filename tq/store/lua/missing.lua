@@ -1,8 +1,8 @@
 -- missing: which of these messages are neither waiting nor being worked on; changes nothing.
--- ARGV: now, then per message two texts: queue, message id
+-- ARGV: now, the queue of all of them, then per message its id
 -- Returns the places of the missing ones, counted from 0.
 local places = {}
-for i = 2, #ARGV, 2 do
-  if not queued(ARGV[i], ARGV[i + 1]) then table.insert(places, (i - 2) / 2) end
+for i = 3, #ARGV do
+  if not queued(ARGV[2], ARGV[i]) then table.insert(places, i - 3) end
 end
 return places
