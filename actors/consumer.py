@@ -74,6 +74,8 @@ class Consumer(_RedisConsumer):
         Raises:
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
+        if self.message_cache and not self._has_news:
+            return self._next_fetched()
         with _closing_on_loss():
             # First, so that it is not slept through what is told of from now on.
             if self.woken.is_set():
@@ -89,6 +91,10 @@ class Consumer(_RedisConsumer):
                 self.woken.wait(LEAVING_PAUSE_S)
                 return None
             return self._next_fetched() if self.message_cache or self._fetch() else None
+
+    @property
+    def _has_news(self) -> bool:
+        return self.outdated.is_set() or self.unsure.is_set() or self.broker.is_leaving
 
     def _fetch(self) -> bool:
         """Whether messages could be fetched; if not, some time has passed meanwhile."""
@@ -229,7 +235,8 @@ class Consumer(_RedisConsumer):
         except (LookupError, TypeError, ValueError):
             logger.error("message cannot be read, and has no id", queue=self.queue_name)
             return
-        self.broker.do_nack(self.queue_name, message_id)
+        with _closing_on_loss():
+            self.broker.do_nack(self.queue_name, message_id)
         logger.error(
             "message cannot be read; moved to the dead letters", queue=self.queue_name, message_id=message_id
         )

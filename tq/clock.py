@@ -54,6 +54,7 @@ def to_ms(instant: datetime) -> int:
     return (instant - EPOCH) // MILLISECOND
 
 
+@lru_cache(maxsize=1024)  # all jobs of a run, and of a slot, share their instants
 def from_ms(ms: float) -> datetime:
     """The instant that lies `ms` milliseconds after the epoch."""
     return EPOCH + timedelta(milliseconds=ms)
@@ -64,7 +65,7 @@ def duration_ms(duration: timedelta) -> int:
     return duration // MILLISECOND
 
 
-@lru_cache(maxsize=1024)  # all jobs of a run, and of a slot, share their instants
+@lru_cache(maxsize=1024)  # likewise
 def iso(instant: datetime) -> str:
     """RFC 3339 in UTC with a `Z`, with milliseconds only where there are any."""
     text = instant.astimezone(UTC).isoformat(timespec="milliseconds" if instant.microsecond else "seconds")

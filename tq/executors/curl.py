@@ -13,10 +13,10 @@ connection: nothing is cheaper. But the certificates that a handle trusts take 0
 share one loop per process (`curl_loop`), and with it one set of certificates, connections, and HTTP/2 streams.
 """
 
+import ctypes
 import errno
 import math
 import os
-import select
 import socket
 import ssl
 import threading
@@ -43,6 +43,10 @@ _UNASKED = ((b"\naccept:", b"Accept:"), (b"\ncontent-type:", b"Content-Type:"), 
 _CUT_OFF = 0  # what a write callback returns to have no more of an answer
 # Of newer libcurl, and not named by every pycurl.
 _E_PROXY = 97
+# Whatever Python itself offers to look at a socket gives up the interpreter's lock meanwhile: among many threads
+# that takes far longer than the look.
+_recv = ctypes.PyDLL(None, use_errno=True).recv
+_ONE_BYTE = ctypes.create_string_buffer(1)
 
 _Error = TypeVar("_Error", bound=httpx.TransportError)
 
@@ -412,9 +416,10 @@ class _Received(httpx.SyncByteStream):
 
 
 def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    """Whether something has come over a socket: bytes that nobody has asked for, or its end."""
+    if _recv(fd, _ONE_BYTE, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) >= 0:
+        return True
+    return ctypes.get_errno() not in {errno.EAGAIN, errno.EWOULDBLOCK}
 
 
 def _until(request: httpx.Request) -> Until | None:

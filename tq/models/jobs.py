@@ -16,6 +16,7 @@ from tq.models.tasks import TaskType
 
 # The queue of jobs that may have killed the process that had them before.
 SUSPECTS = "suspects"
+_KINDS = {kind.value: kind for kind in RunKind}
 
 
 class Job(Model):
@@ -71,6 +72,7 @@ class Envelope:
 
     __slots__ = (
         "_job_id",
+        "_message_id",
         "attempt",
         "cause",
         "definition",
@@ -124,6 +126,7 @@ class Envelope:
         self.parameters = parameters
         self.cause = cause
         self._job_id: JobId | None = None
+        self._message_id = ""
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
         # it may have killed the process before, whether its end is being stored, since when (monotonic
         # seconds) it waits for its slot, whether its work itself is under way, and how long that took.
@@ -145,7 +148,9 @@ class Envelope:
     @property
     def message_id(self) -> str:
         """The id of the message that has this attempt made; a repetition has the same."""
-        return message_id_of(self.job_id, self.attempt)
+        if not self._message_id:
+            self._message_id = message_id_of(self.job_id, self.attempt)
+        return self._message_id
 
     def to_wire(self) -> list[object]:
         """The fields in a fixed order, as they stand in a message."""
@@ -174,7 +179,7 @@ class Envelope:
             task_id=task,
             user_id=user,
             run_id=run,
-            kind=RunKind(kind),
+            kind=_KINDS[kind],
             definition=definition,
             scheduled_at=from_ms(scheduled),
             execute_after=from_ms(after),

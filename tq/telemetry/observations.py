@@ -47,11 +47,15 @@ class Observations:
 
     def count(self, series: str) -> None:
         """One more."""
-        self._note(series, None)
+        self._seen.append((series, None))
+        if len(self._seen) >= MOST_KEPT:
+            self._make_room()
 
     def time(self, metric: str, task: str, seconds: float) -> None:
         """Something of a task has taken so long; less than nothing, as clocks may have it, is nothing."""
-        self._note(f"{metric}|{task}", max(0.0, seconds))
+        self._seen.append((f"{metric}|{task}", seconds if seconds > 0 else 0.0))
+        if len(self._seen) >= MOST_KEPT:
+            self._make_room()
 
     def take(self) -> Tallies:
         """Takes away what there is."""
@@ -69,9 +73,8 @@ class Observations:
                     [*numbers] if there is None else [a + b for a, b in zip(there, numbers, strict=True)]
                 )
 
-    def _note(self, series: str, seconds: float | None) -> None:
-        self._seen.append((series, seconds))
-        if len(self._seen) >= MOST_KEPT and self._adding.acquire(blocking=False):
+    def _make_room(self) -> None:
+        if self._adding.acquire(blocking=False):
             try:
                 self._add_up()
             finally:
