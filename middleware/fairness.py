@@ -35,6 +35,8 @@ LEAST_PREFETCH = 64
 HOLD_S = 10.0
 # So many jobs are begun ahead of their threads. Each of them is a suspect if the process dies.
 MOST_AHEAD = 64
+# A call that has taken so long is no quick one that waits for its turn on the CPU.
+STUCK_AFTER_S = 0.02
 # A suspect that has no slot for so long lets others pass.
 DRAIN_FOR_S = 1.0
 
@@ -63,6 +65,10 @@ class FairDispatch(dramatiq.Middleware):
         self._limiter.start(worker.worker_threads)
         if isinstance(broker, Acknowledging):
             self._bookkeeper.start(self._queue, on_settled=broker.settled)
+
+    def after_consumer_thread_boot(self, _broker: dramatiq.Broker, thread: Any) -> None:
+        """Has a consumer not look, after each message, for delayed ones: that is the agenda's business."""
+        thread.delay_queue = _Empty()
 
     def after_process_message(
         self,
@@ -361,8 +367,12 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _rouse(self, left: int) -> None:
         """Wakes as many threads as it takes for the jobs that are ready, of which so many have been for a while."""
-        stuck = sum(item.message.args[0].is_called for item in self._under_way.values()) if left else 0
-        self._wake(self._staffing.wanted(len(self._ready), left=left, stuck=stuck, now=time.monotonic()))
+        now = time.monotonic()
+        stuck = 0
+        if left:
+            called = (item.message.args[0].called_at for item in self._under_way.values())
+            stuck = sum(at is not None and at < now - STUCK_AFTER_S for at in called)
+        self._wake(self._staffing.wanted(len(self._ready), left=left, stuck=stuck, now=now))
 
     def _note_return(self) -> None:
         """A thread is done with what it had, or comes for the first time."""
@@ -390,6 +400,18 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _may_begin(self, task: str) -> bool:
         return not self._limiter.is_running or self._limiter.has_slot(TaskId(task))
+
+
+class _Empty(queue.PriorityQueue[Any]):
+    """A queue that nobody puts anything into, and that says so at once."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature is queue.Queue's
+        """There is nothing.
+
+        Raises:
+            queue.Empty: always.
+        """
+        raise queue.Empty
 
 
 def _envelope(item: Any) -> Envelope | None:

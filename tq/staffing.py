@@ -4,7 +4,7 @@ Pure. One thread works quick jobs faster than many, which only wait for each oth
 a thread of its own. Threads that are at work come by themselves for the next job, so only what they will not
 come to in time is worth waking another.
 
-How long a job takes is learnt where few are at work, for among many it shows how long they waited for each
+How long a job takes is learnt where few are at work, for among many it may show how long they waited for each
 other. Where it was learnt wrong, because some jobs are slow among quick ones, jobs are left over; then a thread is
 woken for each of these, if hardly one at work is not stuck.
 """
@@ -45,7 +45,7 @@ class Staffing:
     def wanted(self, ready: int, *, left: int, stuck: int, now: float) -> int:
         """How many threads to wake for the jobs that are ready, of which so many were so before this round.
 
-        `stuck` are the threads at work that wait for what they call. Where others are at work, too, what is left
+        `stuck` are the threads at work that have waited for some time for what they call. Where others are at work, too, what is left
         over is so for want of time on the CPU, of which no further thread would bring any.
         """
         wanted = math.ceil((ready - self._busy * self._per_thread) / max(self._per_thread, 1.0))

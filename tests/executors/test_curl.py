@@ -215,6 +215,23 @@ def test_an_interim_answer_a_repeated_header_and_a_trailer_are_told_apart(
     assert not {"x-hint", "x-trailer"} & response.headers.keys()
 
 
+def test_an_answer_says_how_long_its_first_byte_took_and_not_how_long_its_body(
+    client: httpx.Client, either: Endpoint
+) -> None:
+    def wait_before_and_within(_: Request) -> Iterable[bytes]:
+        time.sleep(0.05)
+        yield HELLO[:-1]
+        time.sleep(0.05)
+        yield HELLO[-1:]
+
+    either.answer = wait_before_and_within
+    with client.stream("GET", either.url) as response:
+        response.read()
+    took_s = response.elapsed.total_seconds()
+
+    assert 0.05 <= response.extensions["time_to_first_byte"] <= took_s - 0.05
+
+
 def test_a_body_ends_where_it_becomes_too_long(either: Endpoint) -> None:
     taken = 0
 

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -70,9 +71,9 @@ class Workshop:
                 if job.is_suspect:
                     self.beside_suspects |= self._at_work - {job.user_id}
                 if job.user_id in self.slow:
-                    job.is_called = True
+                    job.called_at = time.monotonic()
                     self.let_go.wait(timeout=30)
-                    job.is_called = False
+                    job.called_at = None
                 self.worked.append(job.user_id)
                 self._at_work.discard(job.user_id)
                 assert self.bookkeeper.record(end_of(job))

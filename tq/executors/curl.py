@@ -43,6 +43,8 @@ _UNASKED = ((b"\naccept:", b"Accept:"), (b"\ncontent-type:", b"Content-Type:"), 
 _CUT_OFF = 0  # what a write callback returns to have no more of an answer
 # Of newer libcurl, and not named by every pycurl.
 _E_PROXY = 97
+# When a request was sent, or, where libcurl is too old to say so, when it was about to be.
+_SENT_TIME = getattr(pycurl, "POSTTRANSFER_TIME_T", pycurl.PRETRANSFER_TIME_T)
 # Whatever Python itself offers to look at a socket gives up the interpreter's lock meanwhile: among many threads
 # that takes far longer than the look.
 _recv = ctypes.PyDLL(None, use_errno=True).recv
@@ -75,6 +77,7 @@ class CurlTransport(httpx.BaseTransport):
     connection is closed. The time limit of a call is the longest of the request's four timeouts, or what
     is left of it if it is an `Until`. An answer that came whole has its body, as it came, among its
     extensions as `whole_body`: reading it from there saves what httpx's streams cost. So may a request.
+    Every answer has there its `time_to_first_byte`, in seconds from when the request was sent.
     """
 
     def __init__(
@@ -296,7 +299,12 @@ class _Handle:
         if head is None:
             raise self._error(request, failure or (pycurl.E_GOT_NOTHING, ""))
         status, reason, version, headers = head
-        extensions: dict[str, Any] = {"http_version": version, "reason_phrase": reason}
+        first_byte_us = self.curl.getinfo(pycurl.STARTTRANSFER_TIME_T) - self.curl.getinfo(_SENT_TIME)
+        extensions: dict[str, Any] = {
+            "http_version": version,
+            "reason_phrase": reason,
+            "time_to_first_byte": max(0, first_byte_us) / 1_000_000,
+        }
         body = b"".join(self._body)
         if failure is None:
             extensions["whole_body"] = body

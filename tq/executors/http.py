@@ -174,8 +174,12 @@ class HttpExecutor:
     def _told(self, response: httpx.Response, body: bytes, watch: Stopwatch) -> ExecutionResult:
         status = response.status_code
         outcome = outcome_of(status)
+        first_byte_s = response.extensions.get("time_to_first_byte")
+        first_byte = None if first_byte_s is None else timedelta(seconds=first_byte_s)
         if outcome is Outcome.SUCCESS:
-            return ExecutionResult(outcome=outcome, http_status=status, duration=watch.elapsed)
+            return ExecutionResult(
+                outcome=outcome, http_status=status, duration=watch.elapsed, time_to_first_byte=first_byte
+            )
         retry = outcome not in {Outcome.FAILED, Outcome.GONE}
         wait = response.headers.get("retry-after") if retry else None
         return ExecutionResult(
@@ -186,6 +190,7 @@ class HttpExecutor:
             http_status=status,
             retry_after=None if wait is None else parse_retry_after(wait, now=self._clock.now()),
             body=_shown(body),
+            time_to_first_byte=first_byte,
         )
 
     def _client(self) -> httpx.Client:

@@ -74,12 +74,12 @@ class Envelope:
         "_job_id",
         "_message_id",
         "attempt",
+        "called_at",
         "cause",
         "definition",
         "execute_after",
         "failed_at",
         "holder",
-        "is_called",
         "is_recorded",
         "is_suspect",
         "kind",
@@ -129,13 +129,14 @@ class Envelope:
         self._message_id = ""
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
         # it may have killed the process before, whether its end is being stored, since when (monotonic
-        # seconds) it waits for its slot, whether its work itself is under way, and how long that took.
+        # seconds) it waits for its slot, since when its work itself is under way, and how long that took, without
+        # what its thread waited for others.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
         self.is_recorded = False
         self.waits_since = 0.0
-        self.is_called = False
+        self.called_at: float | None = None
         self.took_s: float | None = None
 
     @property

@@ -40,7 +40,11 @@ class ErrorDetail(Model):
 
 
 class ExecutionResult(Model):
-    """What an executor says of one attempt."""
+    """What an executor says of one attempt.
+
+    `time_to_first_byte` is how long whoever was called took to begin its answer, if that is known: unlike the
+    duration it has nothing of what the thread that called waited for others of its own process.
+    """
 
     outcome: Outcome
     error: ErrorDetail | None = None
@@ -48,6 +52,7 @@ class ExecutionResult(Model):
     retry_after: timedelta | None = None
     body: str | None = None
     duration: timedelta = timedelta(0)
+    time_to_first_byte: timedelta | None = None
 
     @classmethod
     def success(cls, *, body: str | None = None) -> Self:

@@ -142,9 +142,10 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
     is_probe = runtime.limiter.is_probe(envelope)
     watch = Stopwatch()
     job = envelope.open_for(task, deadline_at=permission.deadline_at)
-    envelope.is_called = True
+    envelope.called_at = time.monotonic()
     result = _carry_out(runtime, job)
-    envelope.is_called, envelope.took_s = False, result.duration.total_seconds()
+    took = result.duration if result.time_to_first_byte is None else result.time_to_first_byte
+    envelope.called_at, envelope.took_s = None, took.total_seconds()
     now = permission.now + watch.elapsed
     for observe in runtime.observers:
         observe(envelope, task, result)
