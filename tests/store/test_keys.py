@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -152,7 +153,9 @@ def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
 
     ttls: dict[str, set[int]] = {}
     for key in keys_of(store):
-        ttls.setdefault(str(family_of(store, key)), set()).add(store.connection.call("TTL", key))
+        ttl = store.connection.call("TTL", key)
+        # To the next full minute: on a busy machine some seconds pass here.
+        ttls.setdefault(str(family_of(store, key)), set()).add(ttl if ttl < 0 else ceil(ttl / 60) * 60)
 
     assert {family: found for family, found in ttls.items() if found != {-1}} == lifetimes
     assert RETENTION_DAYS == 90
