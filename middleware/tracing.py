@@ -4,15 +4,13 @@ A tick, and the distribution that it sends for itself, are one trace. Distributi
 run, from the agenda, and jobs are traces of their own, linked to what sent them.
 """
 
-import signal
-import sys
 import threading
 from typing import Any
 
 import dramatiq
 from dramatiq.broker import MessageProxy
 
-from middleware.presence import BY_SCHEDULE
+from middleware.presence import BY_SCHEDULE, end_in_order
 from tq.errors import NotHeld, NotNow
 from tq.models import Envelope, ExecutionResult, TaskType
 from tq.runtime import Runtime
@@ -46,7 +44,7 @@ class Tracing(dramatiq.Middleware):
             return
         traces = self._runtime.traces
         if BY_SCHEDULE in message.options:
-            _end_in_order()
+            end_in_order()
             self._own.send = traces.begin_send(message.queue_name)
             message.options[TRACEPARENT] = traces.traceparent
         elif traces.traceparent:
@@ -114,10 +112,3 @@ class Tracing(dramatiq.Middleware):
         work: Work | None = getattr(self._own, "work", None)
         if work is not None:
             work.learn(result)
-
-
-def _end_in_order() -> None:
-    """Has a scheduler that is asked to end do so as programs do that were not asked: it delivers what is left to be."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -3,9 +3,7 @@
 import gzip
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -13,6 +11,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.serving import Answer, Request, Serving
+
+PROTOBUF = "application/x-protobuf"
 
 
 @dataclass(frozen=True)
@@ -35,44 +37,31 @@ class Received:
         return self.trace_id, self.span_id
 
 
-class Collector:
+class Collector(Serving):
     """Serves on loopback for as long as it is entered."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._spans: list[Received] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         self._lock = threading.Lock()
-        collector = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                take = {"/v1/traces": collector._take, "/v1/metrics": collector._take_metrics}.get(self.path)
-                is_right = take is not None and self.headers["Content-Type"] == "application/x-protobuf"
-                if take is not None and is_right:
-                    take(body)
-                answer = ExportTraceServiceResponse().SerializeToString()
-                self.send_response(200 if is_right else 404)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, format: str, *_args: object) -> None:  # noqa: A002 - the names are http.server's
-                """Keeps quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+    def respond(self, request: Request) -> Answer:
+        """Takes spans and metrics, at their paths and as protobuf."""
+        body = request.body
+        if request.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        take = {"/v1/traces": self._take, "/v1/metrics": self._take_metrics}.get(request.path)
+        is_right = take is not None and request.headers["Content-Type"] == PROTOBUF
+        if take is not None and is_right:
+            take(body)
+        told = ExportTraceServiceResponse().SerializeToString()
+        return Answer(200 if is_right else 404, {"Content-Type": PROTOBUF}, told)
 
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.origin
 
     @property
     def spans(self) -> list[Received]:
@@ -107,16 +96,6 @@ class Collector:
         ]
         with self._lock:
             self._spans += found
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def _values(attributes: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the ledgers of runs come to, to be held against what is counted for all time."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tq.models import JobStatus, Run
 from tq.store.totals import Total
@@ -24,11 +24,11 @@ def summed(runs: Iterable[Run]) -> Counts:
     return +counts
 
 
-def counted(totals: Iterable[Total]) -> Counts:
+def counted(totals: Mapping[Total, int]) -> Counts:
     """The same, as it is counted for all time."""
     return +Counter(
         {
-            f"{total.task}|{total.kind}|{total.what}{':' * bool(total.reason)}{total.reason}": total.count
-            for total in totals
+            f"{total.task}|{total.kind}|{total.what}{':' * bool(total.reason)}{total.reason}": count
+            for total, count in totals.items()
         }
     )

@@ -214,6 +214,8 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False)[0]
         name = variable_of(str(first["loc"][0]))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "bool_parsing":
+            message = "neither true nor false"
         # What is wrong with a URL may be that its password cannot be told from the rest.
         hidden = name in {"TQ_REDIS_URL", "TQ_API_TOKEN", "TQ_ALERT_WEBHOOK", "TQ_HEARTBEAT_URL"}
         found = f" (found {first['input']!r})" if not hidden and repr(first["input"]) not in message else ""

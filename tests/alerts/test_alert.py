@@ -1,11 +1,14 @@
 """When a finding is told: whatever is found, and whichever messages arrive, by the rule alone."""
 
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tq.alerts.alert import (
+    JOINED_AFTER,
     LAST_RETRY,
     LOOK_EVERY,
     REMINDED_AFTER,
@@ -24,8 +27,10 @@ NOW = utc("2026-11-24T09:45")
 statuses = st.sampled_from(list(Status))
 
 
-def finding(status: Status) -> Finding:
-    return Finding("ticks", status, f"found {status}", "ticks matter", "start tq scheduler")
+def finding(status: Status, subjects: Iterable[str] = ()) -> Finding:
+    return Finding(
+        "ticks", status, f"found {status}", "ticks matter", "start tq scheduler", tuple(sorted(subjects))
+    )
 
 
 def begun(status: Status = Status.PROBLEM) -> Alert:
@@ -73,6 +78,54 @@ def test_nothing_is_told_of_what_lasts_for_one_look(looks: list[Status]) -> None
             now += LOOK_EVERY
             alert = follow(alert, finding(seen), now, least=Status.WARNING)
             assert alert is None or alert.due(now) is None
+
+
+TASKS = "abcdefg"
+
+
+@given(
+    times=st.lists(
+        st.tuples(st.sets(st.sampled_from(TASKS), min_size=1), st.integers(1, 50)), min_size=2, max_size=8
+    )
+)
+def test_whoever_has_trouble_for_two_looks_is_told_of_within_minutes_and_nobody_twice(
+    times: list[tuple[set[str], int]],
+) -> None:
+    alert, now = None, NOW
+    since: dict[str, datetime] = {}  # when trouble was first seen, of those who have it
+    told: set[str] = set()  # of those
+    told_at: list[datetime] = []
+    for troubled in [troubled for troubled, looks in times for _ in range(looks)]:
+        now += LOOK_EVERY
+        since = {task: since.get(task, now) for task in troubled}
+        told &= troubled
+        alert = follow(alert, finding(Status.WARNING, troubled), now, least=Status.WARNING)
+        assert alert is not None
+        alert = Alert.from_json(alert.to_json())
+        if (kind := alert.due(now)) is not None:
+            message = message_of(alert, kind, now, host="here", namespace="ns")
+            assert not told_at or {task for task in message.subjects if task not in told}
+            told, told_at = set(message.subjects), [*told_at, now]
+            alert = alert.claimed(kind, now).delivered(kind, now)
+        untold_since = [since[task] for task in troubled - told]
+        if untold_since and told_at:
+            # Nobody waits for longer than until messages may come again, and one look more.
+            assert now < max(min(untold_since), told_at[-1]) + JOINED_AFTER + LOOK_EVERY
+    pauses = [later - earlier for earlier, later in pairwise(told_at)]
+    assert all(pause >= JOINED_AFTER for pause in pauses)
+
+
+def test_hundreds_of_tasks_in_trouble_are_one_message_that_stays_small() -> None:
+    alert = begun().claimed(Kind.FIRING, NOW).delivered(Kind.FIRING, NOW)
+    many = finding(Status.PROBLEM, [f"task-{number:03}" for number in range(300)])
+    for _ in range(2):
+        alert = follow(alert, many, NOW, least=Status.WARNING)
+    assert alert is not None
+
+    message = message_of(alert, Kind.FIRING, NOW, host="here", namespace="ns")
+
+    assert len(message.subjects) == 100
+    assert "now also task-000, task-001, task-002, task-003, task-004 and 95 more: ticks" in message.text
 
 
 def test_a_message_that_fails_is_sent_again_ever_more_rarely_until_every_five_minutes() -> None:

@@ -13,7 +13,7 @@ from tests.alerts.receiver import SECRET_PATH, Receiver
 from tests.ports import free_port
 from tests.waiting import eventually
 from tq.alerts import Watch, send_test
-from tq.alerts.alert import LAST_RETRY, LOOK_EVERY, REMINDED_AFTER
+from tq.alerts.alert import JOINED_AFTER, LAST_RETRY, LOOK_EVERY, REMINDED_AFTER
 from tq.alerts.watch import WATCH_LASTS
 from tq.clock import to_ms
 from tq.limits import EVERY_TASK, Limit, limit_everything
@@ -193,9 +193,10 @@ def test_what_a_receiver_gets(system: System, receiver: Receiver) -> None:
     assert call.headers["webhook-id"] == f"{call.document['id']}-firing-1"
     assert int(call.headers["webhook-timestamp"]) == int(system.clock.now().timestamp())
     assert list(call.document) == [
-        *("id", "status", "severity", "check", "summary", "why", "remedy", "since", "until"),
+        *("id", "status", "severity", "check", "summary", "why", "remedy", "subjects", "since", "until"),
         *("host", "namespace", "text"),
     ]
+    assert call.document["subjects"] == ["digest"]
     assert call.document["namespace"] == system.settings.namespace
     assert call.document["since"] == "2026-11-24T09:45:15Z"
     for part in ("summary", "why", "remedy"):
@@ -246,6 +247,31 @@ def test_what_lasts_is_told_again_every_four_hours(system: System, receiver: Rec
     assert len({call.document["id"] for call in receiver.calls}) == 1
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == 3
     assert "still a warning, for 4h" in receiver.calls[1].document["text"]
+
+
+def test_trouble_of_one_more_task_is_told_within_minutes_and_once(system: System, receiver: Receiver) -> None:
+    system.settings.tasks_file.write_text(TASKS + TASKS.partition("tasks:\n")[2].replace("digest", "sync"))
+    open_the_breaker(system)
+    system.look(2)
+    assert receiver.told == [("limits", "firing")]
+
+    system.runtime.store.orders.pause(TaskId("sync"))
+    system.look(int(JOINED_AFTER / LOOK_EVERY) + 4)
+
+    assert receiver.told == [("limits", "firing")] * 2
+    first, second = (call.document for call in receiver.calls)
+    assert first["id"] == second["id"]
+    assert (first["subjects"], second["subjects"]) == (["digest"], ["digest", "sync"])
+    assert "now also sync: limits: digest: breaker" in second["text"]
+    system.look(20)
+    assert len(receiver.calls) == 2
+
+    close_the_breaker(system)
+    system.look(20)
+    assert len(receiver.calls) == 2  # there is still something the matter
+    system.runtime.store.orders.resume(TaskId("sync"))
+    system.look(3)
+    assert receiver.told[2:] == [("limits", "resolved")]
 
 
 def test_a_warning_that_becomes_a_problem_is_told_again(system: System, receiver: Receiver) -> None:

@@ -3,6 +3,7 @@
 Instants are in seconds since the epoch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Evidence:
     samples: list[Sample] = field(default_factory=list)
     mends: list[Mend] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-    totals: tuple[Total, ...] = ()  # what was counted for all time
+    totals: Mapping[Total, int] = field(default_factory=dict)  # what was counted for all time
     results: dict[tuple[TaskId, UserId], list[JobResult]] = field(default_factory=dict)
     open_jobs: dict[RunId, set[UserId]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -209,6 +209,21 @@ def test_scrape_tells_how_long_it_takes_to_read_every_series(tq: Tq) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_profile_tells_how_much_of_their_throughput_workers_keep_in_pairs_of_slices(tq: Tq) -> None:
+    answer = tq(
+        *("bench", "profile", "--json", "--pairs", "2", "--seconds", "0.5"),
+        *("--users", "200", "--processes", "1"),
+    )
+
+    assert (answer.code, answer.err) == (0, "")
+    figures = answer.document
+    assert (figures["unaccounted"], figures["pairs"], figures["processes"]) == (0, 2, 1)
+    positive = ("kept", "jobs_per_second", "profiled_jobs_per_second")
+    assert {name for name in positive if figures[name] <= 0} == set()
+    assert set(figures["ranges"]) == set(positive)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_tick_claims_all_that_is_due_and_tells_how_long_that_takes(tq: Tq) -> None:
     answer = tq(
         "bench", "tick", "--json", "--tasks", "5", "--cohorts", "3", "--cohorts", "30", "--repeat", "2"

@@ -86,6 +86,18 @@ def test_a_profile_is_written_and_its_hottest_functions_told(
     assert f"written to {written.name}" in told.out
     assert "burn" in told.out
     assert "tests/debugging/work.py:" in told.out
+    assert "it was idle" not in told.out
+
+
+def test_of_an_idle_process_it_is_told_that_its_shares_mean_nothing(
+    tq: Tq, runtime: Runtime, server: DebugServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show(runtime, debug_port=server.port)
+    monkeypatch.setattr("tq.cli.debug.IDLE", 100.0)
+
+    told = tq("debug", "profile", PID, "--seconds", "0.1")
+
+    assert "it was idle: these are shares of next to nothing" in told.out
 
 
 def test_profiles_of_all_go_into_a_folder_and_one_into_the_file_that_is_named(

@@ -95,7 +95,7 @@ def test_a_system_that_is_well_ends_with_0_and_says_so_of_every_check(tq: Tq) ->
     assert (told.code, told.err, answer.code) == (0, "", 0)
     assert not_well(answer.document) == {}
     assert len(told.out.splitlines()) == 1 + len(answer.document)
-    assert list(answer.document[0]) == ["id", "status", "found", "why", "remedy"]
+    assert list(answer.document[0]) == ["id", "status", "found", "why", "remedy", "subjects"]
 
 
 def test_a_problem_ends_with_1_and_is_told_with_why_it_matters_and_what_to_do(tq: Tq, well: Runtime) -> None:

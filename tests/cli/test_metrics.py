@@ -26,7 +26,7 @@ def test_metrics_are_shown_as_a_scrape_finds_them(tq: Tq, runtime: Runtime, tmp_
 def test_the_document_has_an_entry_per_series(tq: Tq, runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "tasks.yaml").write_text(TASKS)
     runtime.definitions.publish(runtime.store.planning.look(limit=0))
-    runtime.store.totals.add({"job_delay|hourly_sync": "1 2 0 0 0 0 0 0 0 0 7.5"})
+    runtime.store.totals.add({"hourly_sync": {"job_delay": [1, 2, *[0] * 8, 7.5]}})
 
     document = tq("metrics", "--json").document
 

@@ -65,3 +65,13 @@ def test_a_rate_that_cannot_be_used_is_told_with_its_variable(
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(f"error: {variable}: {told}")
     assert answer.err.count(repr(value)) == 1
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_told_with_what_it_may_be(
+    tq: Tq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEBUG_REDIS", "maybe")
+
+    answer = tq("settings")
+
+    assert (answer.code, answer.err) == (2, "error: DEBUG_REDIS: neither true nor false (found 'maybe')\n")

@@ -40,6 +40,7 @@ class Got:
     def error(self) -> dict[str, Any]:
         found: dict[str, Any] = self.document["error"]
         assert set(found) == {"code", "message", "details"}
+        assert found["details"] is None or found["details"]
         return found
 
 
@@ -144,6 +145,7 @@ def test_the_heap_names_a_place_that_allocates_and_keeps_while_that_is_traced(as
     text = ask("/debug/heap?format=text").body.decode()
 
     assert "nothing is traced" in untraced["note"]
+    assert "tq debug heap PID --start" in untraced["note"]
     assert "tracing has begun" in first["note"]
     assert "several times as long" in first["note"]
     assert first["largest"] == untraced["largest"] == []

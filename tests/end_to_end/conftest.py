@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.collector import Collector
 from tests.end_to_end.commands import Commands
 from tests.end_to_end.endpoint import Endpoint
 from tq.redis_server import RedisServer
@@ -56,6 +57,13 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def endpoint() -> Iterator[Endpoint]:
     """An endpoint that answers 200 and remembers every call."""
     with Endpoint() as serving:
+        yield serving
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector that takes all."""
+    with Collector() as serving:
         yield serving
 
 

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import orjson
+import pytest
 
 from tests.end_to_end.commands import BIN
 from tests.end_to_end.conftest import System
@@ -105,3 +106,18 @@ def test_a_scheduler_that_is_stopped_or_killed_neither_misses_nor_doubles_a_run(
     served = [run for run in runtime.store.runs.latest() if run.status is not RunStatus.SKIPPED]
     assert [(run.counts.expected, run.counts.success) for run in served] == [(1, 1)] * len(served)
     assert len({call.key for call in system.endpoint.seen}) == len(system.endpoint.seen) == len(served)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=lambda asked: asked.name)
+def test_periodiqs_own_command_takes_its_health_file_along_when_it_is_asked_to_end(
+    system: System, tmp_path: Path, asked: signal.Signals
+) -> None:
+    file = tmp_path / "healthy"
+    scheduler = system.start("bare", [str(BIN / "periodiq"), "actors"], {"TQ_HEALTH_FILE": str(file)})
+    eventually(file.exists, why=system.log_text())
+    eventually(lambda: sleeps(scheduler.pid))
+
+    scheduler.send_signal(asked)
+    scheduler.wait(timeout=30)
+
+    assert not file.exists()

@@ -76,13 +76,6 @@ def echoed(seen: Seen) -> bytes:
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    """A collector that takes all."""
-    with Collector() as serving:
-        yield serving
-
-
-@pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """Who gets alerts, and is called while all is well."""
     with Receiver() as serving:

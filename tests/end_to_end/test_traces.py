@@ -1,6 +1,6 @@
 """What a collector hears of a job's way through real processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -11,13 +11,6 @@ from tests.end_to_end.test_main_job import enable
 from tests.waiting import eventually
 from tq.models import TaskId, UserId
 from tq.store.preferences import Enable
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    """A collector that takes all."""
-    with Collector() as serving:
-        yield serving
 
 
 @pytest.fixture

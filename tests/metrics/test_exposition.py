@@ -36,13 +36,13 @@ def test_buckets_of_a_histogram_hold_all_that_is_not_above_them(counts: list[int
 
 
 def test_the_text_is_as_it_was_pinned() -> None:
-    assert exposed({LAST_TICK: [((), [1795507632.5])], RECOVERED: [(('a "b"',), [3])]}) == (
+    assert exposed({LAST_TICK: [((), [1795507632.5])], RECOVERED: [(('a "b" 100%s',), [3])]}) == (
         "# HELP tq_scheduler_last_tick_timestamp_seconds When a tick was last carried out; 0 if never.\n"
         "# TYPE tq_scheduler_last_tick_timestamp_seconds gauge\n"
         "tq_scheduler_last_tick_timestamp_seconds 1795507632.5\n"
         "# HELP tq_jobs_recovered_total What was found stalled or lost, and set going again.\n"
         "# TYPE tq_jobs_recovered_total counter\n"
-        'tq_jobs_recovered_total{reason="a \\"b\\""} 3\n'
+        'tq_jobs_recovered_total{reason="a \\"b\\" 100%s"} 3\n'
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from loguru import logger
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ResourceMetrics
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric, ResourceMetrics
 
 from tests.collector import Collector
 from tests.metrics.conftest import Begin, scraped
@@ -121,6 +121,31 @@ def test_a_collector_that_takes_nothing_is_told_of_once_and_its_return_once(
         "metrics cannot be delivered",
         "metrics are delivered again",
     ]
+
+
+@pytest.mark.parametrize("asked_for", ["delta", "LowMemory"])
+def test_sums_since_ever_are_told_whatever_is_preferred_and_the_log_says_so(
+    asked_for: str, collector: Collector, journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(line.strip()), format="{message}")
+    opened(journey)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative")
+    opened(journey)
+    assert lines == []
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", asked_for)
+    export = opened(journey)
+    logger.remove(sink)
+    export.tell()
+    export.tell()
+
+    [line] = lines
+    assert line.startswith("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE has no effect")
+    assert "cumulativetodelta" in line
+    _, metrics = received(collector)
+    jobs = metrics["tq_jobs"].sum
+    assert jobs.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    assert sum(point.as_double or point.as_int for point in jobs.data_points) == 2
 
 
 def test_a_variable_without_meaning_is_told_and_nothing_is_exported(

@@ -40,10 +40,10 @@ def test_a_ticks_time_is_noted_and_no_other_messages(runtime: Runtime) -> None:
         metrics.before_process_message(broker, message_of(actor))
         metrics.after_process_message(broker, message_of(actor))
 
-    [(series, numbers)] = runtime.observations.take().items()
+    [(task, of_task)] = runtime.observations.take().items()
 
-    assert series == f"{TICK}|"
-    assert sum(numbers[:-1]) == 1
+    assert (task, [*of_task]) == ("", [TICK])
+    assert sum(of_task[TICK][:-1]) == 1
 
 
 def test_a_tick_that_failed_says_nothing_of_how_long_ticks_take(runtime: Runtime) -> None:
@@ -67,6 +67,6 @@ def test_how_long_a_job_waited_for_its_slot_is_noted(runtime: Runtime) -> None:
     eventually(entered.is_set)
     limiter.stop()
 
-    *buckets, total = runtime.observations.take()[f"{WAIT}|{envelope.task_id}"]
+    *buckets, total = runtime.observations.take()[envelope.task_id][WAIT]
     assert sum(buckets) == 1
     assert total > 0

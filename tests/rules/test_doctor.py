@@ -375,3 +375,17 @@ def test_of_many_that_are_alike_the_first_are_named_and_the_others_counted() -> 
 
     assert "digest~4: 6 of 10; and 7 more" in found
     assert "digest~5" not in found
+
+
+def test_what_is_about_several_names_those_with_which_something_is_the_matter() -> None:
+    one, other = (
+        scope("digest", state="open", why="breaker open"),
+        scope("sync", paused=True, why="paused"),
+    )
+    well = scope("report")
+    late = NOW - 20 * MINUTE
+
+    assert found_by("limits", replace(WELL, scopes=(one, well, other))).subjects == ("digest", "sync")
+    assert found_by("deadlines", with_signs(striking=(run(deadline_at=late),))).subjects == ("digest~1",)
+    assert found_by("dead_letters", with_signs(queues=(queue(dead_letters=2),))).subjects == ("normal",)
+    assert found_by("limits", replace(WELL, scopes=(well,))).subjects == ()

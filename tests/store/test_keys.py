@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -125,7 +126,7 @@ def live_a_whole_life(store: Store) -> None:
     store.mending.follow(asked)
     store.alerts.take("web:1", lasts=HOUR, heartbeat_at=NOW, changes={"ticks": "{}"})
     Presence(store.heartbeats, WORKER).show()
-    store.totals.add({"attempts|email_digest|2xx|done": "1"})
+    store.totals.add({"email_digest": {"attempts|2xx|done": [1]}})
 
 
 def test_a_whole_life_leaves_keys_of_every_family_and_no_others(store: Store) -> None:
@@ -152,7 +153,9 @@ def test_keys_live_as_long_as_the_table_says(store: Store) -> None:
 
     ttls: dict[str, set[int]] = {}
     for key in keys_of(store):
-        ttls.setdefault(str(family_of(store, key)), set()).add(store.connection.call("TTL", key))
+        ttl = store.connection.call("TTL", key)
+        # To the next full minute: on a busy machine some seconds pass here.
+        ttls.setdefault(str(family_of(store, key)), set()).add(ttl if ttl < 0 else ceil(ttl / 60) * 60)
 
     assert {family: found for family, found in ttls.items() if found != {-1}} == lifetimes
     assert RETENTION_DAYS == 90

@@ -14,7 +14,6 @@ from tq.store import Store
 from tq.store.ledger import Retry
 from tq.store.planning import Move
 from tq.store.totals import OfTask
-from tq.telemetry.observations import to_wire
 
 from . import (
     DIGEST,
@@ -104,29 +103,42 @@ def test_open_jobs_of_a_task_that_is_declared_no_more_are_told_too(store: Store)
 
 
 numbers = st.lists(st.integers(0, 10**9) | st.floats(0, 1e9), min_size=1, max_size=4)
-series = st.dictionaries(st.sampled_from(["a|x", "a|y", "b|"]), numbers, max_size=3)
+series = st.dictionaries(st.sampled_from(["a|x", "a|y", "b"]), numbers, max_size=3)
+tasks = st.dictionaries(st.sampled_from(["email_digest", "other", ""]), series, max_size=3)
 
 
 @hypothesis_settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(told=st.lists(series, max_size=4))
+@given(told=st.lists(tasks, max_size=4))
 def test_what_processes_have_seen_is_added_number_by_number(
-    redis_server: RedisServer, told: list[dict[str, list[float]]]
+    redis_server: RedisServer, told: list[dict[str, dict[str, list[float]]]]
 ) -> None:
     with fresh_store(redis_server.url) as store:
-        expected: dict[str, list[float]] = {}
+        expected: dict[tuple[str, str], list[float]] = {}
         for one in told:
-            store.totals.add({name: to_wire(values) for name, values in one.items()})
-            for name, values in one.items():
-                sums = expected.setdefault(name, [])
-                sums += [0.0] * (len(values) - len(sums))
-                for place, value in enumerate(values):
-                    sums[place] += value
+            store.totals.add(one)
+            for task, of_task in one.items():
+                for name, values in of_task.items():
+                    sums = expected.setdefault((task, name), [])
+                    sums += [0.0] * (len(values) - len(sums))
+                    for place, value in enumerate(values):
+                        sums[place] += value
 
-        observed = store.totals.read([]).observed
+        seen = {
+            (task, name): values
+            for task, of_task in store.totals.read([]).seen.items()
+            for name, values in of_task.items()
+        }
 
-        assert observed.keys() == expected.keys()
-        for name, values in expected.items():
-            assert len(observed[name]) == len(values)
-            assert all(abs(a - b) <= 1e-9 * max(1, b) for a, b in zip(observed[name], values, strict=True))
+        assert seen.keys() == expected.keys()
+        for place_of, values in expected.items():
+            assert len(seen[place_of]) == len(values)
+            assert all(abs(a - b) <= 1e-9 * max(1, b) for a, b in zip(seen[place_of], values, strict=True))
+
+
+def test_counts_of_what_processes_have_seen_are_whole_however_large(store: Store) -> None:
+    store.totals.add({DIGEST: {"attempts|2xx|done": [99_999_999_999_998]}})
+    store.totals.add({DIGEST: {"attempts|2xx|done": [1]}})
+
+    assert store.totals.read([]).seen == {DIGEST: {"attempts|2xx|done": [99_999_999_999_999]}}

@@ -243,3 +243,17 @@ def test_there_is_no_app_that_strangers_could_reach_without_a_token(opened: Open
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST"])
 def test_loopback_is_whatever_only_this_machine_reaches(host: str) -> None:
     assert is_loopback(host)
+
+
+def test_every_path_is_described_with_the_one_form_that_errors_have(web: Caller) -> None:
+    described = json.loads(web.get("/openapi.json").text)
+
+    answers = [operation["responses"] for path in described["paths"].values() for operation in path.values()]
+    assert answers
+    for responses in answers:
+        assert "422" not in responses
+        schema = responses["default"]["content"]["application/json"]["schema"]
+        error = json.loads(web.get("/nowhere").text)
+        assert set(error) == set(schema["required"])
+        assert set(error["error"]) == set(schema["properties"]["error"]["required"])
+    assert "HTTPValidationError" not in json.dumps(described)

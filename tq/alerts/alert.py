@@ -1,17 +1,20 @@
 """When a finding is told of, and in which words.
 
-Pure. An alert begins with the first look that finds trouble and ends when its end has been told; what
-lasts for one look only is never told of, neither trouble nor its end, so that nothing flaps. Before
+Pure. An alert is of a check. It begins with the first look that finds trouble and ends when its end has been
+told; what lasts for one look only is never told of, neither trouble nor its end, so that nothing flaps. Where
+trouble comes to one more task, queue or run the alert is told again, those of a few minutes together: one
+message for each would be hundreds where they share an endpoint. Before
 a message is sent the alert is `claimed`, and once it has arrived `delivered`: whoever finds a claimed one
 later sends it again, under the same id.
 """
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from tq.clock import iso, to_ms
 from tq.doctor import Finding, Status
@@ -23,7 +26,10 @@ LOOK_EVERY = timedelta(seconds=15)
 # Two looks lie between this and its double apart, whoever takes them; a look may come a little early.
 LASTING = timedelta(seconds=10)
 REMINDED_AFTER = timedelta(hours=4)
+JOINED_AFTER = timedelta(minutes=5)  # from one message to the next that tells of further ones
+MOST_SUBJECTS = 100  # who has so many needs no further list
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=15), timedelta(minutes=5)
+SHOWN = 5  # of further subjects, in text
 _ORDER = [Status.OK, Status.WARNING, Status.PROBLEM]
 
 
@@ -38,6 +44,7 @@ class Alert(Model):
     """Trouble with one check: how it is, and what its receiver knows of it.
 
     `told` is the severity that the receiver knows; `tries` counts attempts at the message that is under way.
+    `subjects` are the tasks, queues or runs that it is about, by since when; of `known` the receiver knows.
     """
 
     # A later version may know more of it.
@@ -50,6 +57,8 @@ class Alert(Model):
     summary: str
     why: str
     remedy: str
+    subjects: dict[str, datetime] = Field(default_factory=dict)
+    known: tuple[str, ...] = ()
     well_since: datetime | None = None
     told: Status | None = None
     told_at: datetime | None = None
@@ -73,7 +82,13 @@ class Alert(Model):
             return Kind.FIRING if now - self.since >= LASTING else None
         if _ORDER.index(self.severity) > _ORDER.index(self.told):
             return Kind.FIRING if now - self.severity_since >= LASTING else None
-        return Kind.FIRING if now - self.told_at >= REMINDED_AFTER else None
+        joined = any(now - self.subjects[subject] >= LASTING for subject in self.joining)
+        return Kind.FIRING if now - self.told_at >= (JOINED_AFTER if joined else REMINDED_AFTER) else None
+
+    @property
+    def joining(self) -> list[str]:
+        """Of what is the matter, that of which its receiver does not know."""
+        return [subject for subject in self.subjects if subject not in self.known]
 
     def claimed(self, kind: Kind, now: datetime) -> "Alert":
         """As it is while a message is under way; if nothing is heard of that, it is sent again after a while."""
@@ -90,6 +105,7 @@ class Alert(Model):
             update={
                 "told": self.severity,
                 "told_at": now,
+                "known": tuple(self.subjects),
                 "messages": self.messages + 1,
                 "tries": 0,
                 "retry_at": None,
@@ -107,7 +123,9 @@ def follow(alert: Alert | None, finding: Finding, now: datetime, *, least: Statu
         if not alert.was_tried:
             return None
         return alert.model_copy(update={**seen, "well_since": alert.well_since or now})
-    changed: dict[str, object] = {**seen, "well_since": None}
+    subjects = {subject: alert.subjects.get(subject, now) for subject in finding.subjects[:MOST_SUBJECTS]}
+    known = tuple(subject for subject in alert.known if subject in subjects)
+    changed: dict[str, object] = {**seen, "well_since": None, "subjects": subjects, "known": known}
     if finding.status is not alert.severity:
         changed |= {"severity": finding.status, "severity_since": now}
     if alert.ends:
@@ -117,7 +135,10 @@ def follow(alert: Alert | None, finding: Finding, now: datetime, *, least: Statu
 
 
 def _begun(finding: Finding, now: datetime, seen: dict[str, str]) -> Alert:
-    return Alert(check=finding.id, since=now, severity=finding.status, severity_since=now, **seen)
+    subjects = dict.fromkeys(finding.subjects[:MOST_SUBJECTS], now)
+    return Alert(
+        check=finding.id, since=now, severity=finding.status, severity_since=now, subjects=subjects, **seen
+    )
 
 
 class Message(Model):
@@ -130,6 +151,7 @@ class Message(Model):
     summary: str
     why: str
     remedy: str
+    subjects: tuple[str, ...]
     since: datetime
     until: datetime | None
     host: str
@@ -146,6 +168,8 @@ def message_of(alert: Alert, kind: Kind, now: datetime, *, host: str, namespace:
         text = f"{namespace}: resolved: {alert.check}: {alert.summary} (was a {severity} for {lasted})"
     else:
         still = f"still a {severity}, for {lasted}" if alert.messages else severity
+        if alert.messages and alert.joining:
+            still += f", now also {_listed(alert.joining)}"
         text = f"{namespace}: {still}: {alert.check}: {alert.summary}\nWhy it matters: {alert.why}\nWhat to do: {alert.remedy}"
     return Message(
         id=id_of(alert, namespace),
@@ -155,6 +179,7 @@ def message_of(alert: Alert, kind: Kind, now: datetime, *, host: str, namespace:
         summary=alert.summary,
         why=alert.why,
         remedy=alert.remedy,
+        subjects=tuple(alert.subjects),
         since=alert.since,
         until=until,
         host=host,
@@ -181,6 +206,11 @@ def written(message: Message) -> dict[str, object]:
         "since": iso(message.since),
         "until": None if message.until is None else iso(message.until),
     }
+
+
+def _listed(subjects: Sequence[str]) -> str:
+    more = f" and {len(subjects) - SHOWN} more" if len(subjects) > SHOWN else ""
+    return ", ".join(subjects[:SHOWN]) + more
 
 
 def _hash(text: str) -> str:

@@ -9,6 +9,7 @@ from tq.bench.fanout import Crowd, bench_fanout
 from tq.bench.latency import Trickle, bench_latency
 from tq.bench.load import EXECUTE, SLOW, bench_load
 from tq.bench.memory import bench_memory
+from tq.bench.profiled import Slices, bench_profile
 from tq.bench.scrape import bench_scrape
 from tq.bench.soak import Soak, bench_soak
 from tq.bench.ticks import Timetable, bench_tick
@@ -28,6 +29,7 @@ def every_bench(*, users: int, repeat: int, soak: timedelta) -> Mapping[str, Cal
         "memory": lambda: bench_memory(users),
         "tick": lambda: bench_tick(Timetable(), repeat=repeat),
         "scrape": lambda: bench_scrape(repeat=repeat),
+        "profile": lambda: bench_profile(Slices()),
         "run": lambda: bench_run(Whole(users), repeat=repeat),
         "soak": lambda: bench_soak(Soak(lasts=soak)),
     }

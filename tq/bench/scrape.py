@@ -18,9 +18,10 @@ from tq.bench.workbench import Workbench, workbench
 from tq.metrics import FAMILIES, exposed
 from tq.models import JobStatus, RunKind
 from tq.runtime import Runtime
-from tq.telemetry.observations import ATTEMPTS, BOUNDS, DELAY, DURATION, LATENESS, WAIT, to_wire
+from tq.telemetry.observations import ATTEMPTS, BOUNDS, DELAY, DURATION, LATENESS, WAIT
 
 SCRAPES = 21
+SECONDS = 1234.56789  # of a histogram together
 REASONS = ("overlap", "paused", "disabled", "missed")
 # How attempts can come out: the class of the answer, and what follows.
 ENDINGS = (
@@ -78,10 +79,10 @@ def _fill(runtime: Runtime, task: str) -> None:
     counted = ("runs", "expected", "retries", *JobStatus, *(f"skipped:{reason}" for reason in REASONS))
     totals = [f"{task}|{kind}|{what}" for kind in (RunKind.SCHEDULE, RunKind.MANUAL) for what in counted]
     store.connection.call("HSET", store.keys("totals"), *[text for total in totals for text in (total, 1)])
-    seen = {f"{ATTEMPTS}|{task}|{status}|{decision}": "1" for status, decision in ENDINGS}
+    seen = {f"{ATTEMPTS}|{status}|{decision}": [1.0] for status, decision in ENDINGS}
     for metric in (DURATION, LATENESS, DELAY, WAIT):
-        seen[f"{metric}|{task}"] = to_wire([1] * (len(BOUNDS[metric]) + 2))
-    store.totals.add(seen)
+        seen[metric] = [*[1.0] * (len(BOUNDS[metric]) + 1), SECONDS]
+    store.totals.add({task: seen})
 
 
 def _measured(bench: Workbench, runtime: Runtime) -> Figures:

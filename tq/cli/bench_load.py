@@ -164,6 +164,23 @@ def bench_scrape(
     tell("scrape", figures, as_json=as_json)
 
 
+@bench.command("profile")
+def bench_profile(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of slices, with a profile and without.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.5, max=300, help="How long a slice lasts.")] = 5.0,
+    users: Users = 10_000,
+    processes: ProcessCount = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Take CPU profiles of busy workers: how much of their throughput they keep meanwhile."""
+    from tq.bench.profiled import Slices
+    from tq.bench.profiled import bench_profile as measure
+
+    with _measuring("profile", steps=2 * pairs) as on_slice:
+        figures = measure(Slices(pairs, seconds, users, processes), on_slice=on_slice)
+    tell("profile", figures, as_json=as_json)
+
+
 @bench.command("soak")
 def bench_soak(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long it lasts.")] = 30.0,

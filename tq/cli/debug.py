@@ -31,6 +31,7 @@ EVERY = "all"
 HOST = "127.0.0.1"
 PATIENCE_S = 30.0  # for an answer, beside the time that a profile is to take
 HOTTEST = 5
+IDLE = 0.01  # of a core
 ENDINGS = {"svg": "svg", "speedscope": "speedscope.json", "collapsed": "txt"}
 
 debug = typer.Typer(
@@ -115,7 +116,7 @@ def make_profiles(
     if as_json:
         print_json(documents)
     else:
-        _print_profiles(documents)
+        _print_profiles(documents, seconds)
     _complain(answers, quietly=as_json)
 
 
@@ -268,6 +269,7 @@ def _written(told: _Told, form: str, path: Path) -> dict[str, Any]:
         "pid": told.process.pid,
         "path": str(path),
         "profile": profile.name,
+        "cpu_seconds": profile.total / 1e9,
         "hottest": [
             {**place._asdict(), "seconds": weight / 1e9, "share": weight / whole}
             for place, weight in profile.hottest(HOTTEST)
@@ -275,7 +277,7 @@ def _written(told: _Told, form: str, path: Path) -> dict[str, Any]:
     }
 
 
-def _print_profiles(documents: Sequence[dict[str, Any]]) -> None:
+def _print_profiles(documents: Sequence[dict[str, Any]], lasted_s: float) -> None:
     for document in documents:
         if "error" in document:
             continue
@@ -284,6 +286,8 @@ def _print_profiles(documents: Sequence[dict[str, Any]]) -> None:
         rows = list(_rows(document["hottest"]))
         if rows:
             print_table(("share", "seconds", "function", "where"), rows)
+        if document["cpu_seconds"] < IDLE * lasted_s:
+            say("it was idle: these are shares of next to nothing")
         say("")
 
 

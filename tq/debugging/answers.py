@@ -74,7 +74,7 @@ def refused(header: Callable[[str], str | None], *, client: str) -> Answer | Non
 
 def error(status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> Answer:
     """An error as every part of the system tells it."""
-    document = {"error": {"code": code, "message": message, "details": details or {}}}
+    document = {"error": {"code": code, "message": message, "details": details}}
     return Answer(int(status), JSON, orjson.dumps(document))
 
 

@@ -24,11 +24,11 @@ MOST_TYPES = 25
 KB = 1024
 # As measured with Python 3.11: JSON and dictionaries five times, a loop that adds numbers thirty times.
 BEGUN = (
-    "tracing has begun: ask again after a while to see what has grown, and end it then (stop). Until then Python "
+    "tracing has begun: ask again after a while to see what has grown, and end it then (tq debug heap PID --stop). Until then Python "
     "code in this process takes several times as long, tight loops up to thirty times, and each object that is "
     "allocated some sixty bytes more"
 )
-NOT_TRACED = "nothing is traced, so places are not known; begin with start, which makes the process several times slower"
+NOT_TRACED = "nothing is traced, so places are not known; tq debug heap PID --start begins, and makes the process several times slower"
 
 
 @dataclass(frozen=True, slots=True)

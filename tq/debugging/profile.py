@@ -31,7 +31,7 @@ from types import CodeType, FrameType
 
 from tq.debugging.frames import current_frames
 from tq.debugging.places import Place, place_of
-from tq.debugging.waiting import Waiting
+from tq.debugging.waiting import waits
 from tq.errors import ProfileRunning
 from tq.redaction import redact
 
@@ -202,7 +202,6 @@ class _Looker:
         self._by_cpu = by_cpu
         self._read: Callable[[int], int] = time.clock_gettime_ns
         self._own = threading.get_ident()
-        self._is_waiting = Waiting()
         self._known: dict[int, _Known] = {}
         self._seen: Set[int] = frozenset()  # whose frames there were at the last look
         self._has_strangers = False
@@ -226,13 +225,13 @@ class _Looker:
         frames = current_frames()
         if self._has_strangers or frames.keys() != self._seen:
             self._meet(frames)
-        is_waiting, ended = self._is_waiting, []
+        ended = []
         self._looks += 1
         reads_all = self._looks % READ_ALL_EVERY == 0 or not self._by_cpu
         for ident, known in self._known.items():
             frame = frames[ident]
-            waits = is_waiting(frame)
-            if waits and not reads_all:
+            is_waiting = waits(frame.f_code)
+            if is_waiting and not reads_all:
                 continue
             try:
                 clock = self._read(known.number)
@@ -242,7 +241,7 @@ class _Looker:
             if clock == known.clock:
                 continue
             known.clock = clock
-            if not waits:
+            if not is_waiting:
                 self._count(known.name, frame, clock - known.counted)
                 known.counted = clock
             elif not self._by_cpu:

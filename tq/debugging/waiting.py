@@ -1,50 +1,40 @@
-"""Whether a thread, as it was found, waits for something.
+"""Whether a thread, as it was found, waits: by the function in which it stands.
 
-While a thread waits in C, its Python frame stands at the call. Which function was called is not told, but
-its name can be read from the instructions. A function written in Python has a frame of its own and so is
-never taken for one that waits; a function in C that is called like one of these and works is taken for it,
-and then its time counts where the thread is found next.
+While a thread waits in C, its Python frame stands at the call. Nearly all waits come down to a few functions of
+the standard library and of Redis' client that do little else. What waits elsewhere is taken to work: that
+costs it the little that it has used since, or, where threads have no clocks, shows it.
 """
 
-import dis
-from types import CodeType, FrameType
+from functools import lru_cache
+from types import CodeType
 
-# What waits for locks, time, files, sockets and processes, in the standard library and in Redis' client.
+# By the end of the file's path and the function: those that wait for threads, files, sockets and processes.
 _WAITING = frozenset(
-    {"acquire", "__enter__", "sleep", "select", "poll", "epoll", "control", "pause", "sigwait", "sigtimedwait"}
-    | {"accept", "connect", "connect_ex", "do_handshake", "getaddrinfo", "gethostbyaddr", "gethostbyname"}
-    | {"recv", "recv_into", "recvfrom", "recvmsg", "read", "read1", "readinto", "readline", "waitpid", "waitid"}
-)  # fmt: skip
+    {
+        *(("threading.py", name) for name in ("Condition.wait", "Thread._wait_for_tstate_lock")),
+        ("thread.py", "_worker"),
+        *(
+            ("selectors.py", f"{kind}Selector.select")
+            for kind in ("Select", "_PollLike", "Epoll", "Devpoll", "Kqueue")
+        ),
+        *(
+            ("socket.py", name)
+            for name in ("SocketIO.readinto", "socket.accept", "create_connection", "getaddrinfo")
+        ),
+        *(("ssl.py", name) for name in ("SSLSocket.read", "SSLSocket.do_handshake")),
+        *(("connection.py", f"Connection.{name}") for name in ("_recv", "_send")),
+        *(("subprocess.py", f"Popen.{name}") for name in ("_try_wait", "_wait", "_communicate")),
+        *(("hiredis.py", name) for name in ("_HiredisParser.read_from_socket", "_socket_can_read")),
+        ("socket.py", "SocketBuffer._read_from_socket"),
+    }
+)
 
 
-class Waiting:
-    """Knows it of every instruction it was asked about."""
-
-    def __init__(self) -> None:
-        # The code is kept beside what is known of it, so that no other gets its id.
-        self._known: dict[int, tuple[CodeType, frozenset[int]]] = {}
-
-    def __call__(self, frame: FrameType) -> bool:
-        """Whether the thread that this is the innermost frame of waits."""
-        known = self._known.get(id(frame.f_code))
-        if known is None:
-            known = self._known[id(frame.f_code)] = (frame.f_code, _where_it_waits(frame.f_code))
-        return frame.f_lasti in known[1]
+def waits(code: CodeType) -> bool:
+    """Whether a thread whose innermost function this is waits."""
+    return _waits(code.co_filename, code.co_qualname)
 
 
-def _where_it_waits(code: CodeType) -> frozenset[int]:
-    """The offsets of the instructions that may wait: calls by such a name, and the beginnings of `with`.
-
-    What a call calls is the last name that was loaded before it and begins in the source where the call does.
-    """
-    found, loaded = [], {}
-    for instruction in dis.get_instructions(code):
-        at = instruction.positions
-        begins = (at.lineno, at.col_offset) if at else None
-        if instruction.opname.startswith("LOAD_"):
-            loaded[begins] = instruction.argval
-        elif instruction.opname == "BEFORE_WITH" or (
-            instruction.opname.startswith("CALL") and loaded.get(begins) in _WAITING
-        ):
-            found.append(instruction.offset)
-    return frozenset(found)
+@lru_cache(maxsize=4096)
+def _waits(path: str, function: str) -> bool:
+    return (path.replace("\\", "/").rpartition("/")[2], function) in _WAITING

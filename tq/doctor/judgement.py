@@ -45,13 +45,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found. `remedy` says what to change; it is empty where nothing need be."""
+    """What one check has found. `remedy` says what to change; it is empty where nothing need be.
+
+    `subjects` are those with which something is the matter, where a check is about several: tasks, queues, runs.
+    """
 
     id: str
     status: Status
     found: str
     why: str
     remedy: str
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class _Verdict:
     status: Status
     found: str
     remedy: str = ""
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +92,19 @@ def unreachable(reason: str) -> Finding:
 
 
 def _finding(check: _Check, verdict: _Verdict) -> Finding:
-    return Finding(check.id, verdict.status, verdict.found, check.why, verdict.remedy)
+    return Finding(check.id, verdict.status, verdict.found, check.why, verdict.remedy, verdict.subjects)
 
 
 def _ok(found: str) -> _Verdict:
     return _Verdict(Status.OK, found)
 
 
-def _warning(found: str, remedy: str) -> _Verdict:
-    return _Verdict(Status.WARNING, found, remedy)
+def _warning(found: str, remedy: str, subjects: Iterable[str] = ()) -> _Verdict:
+    return _Verdict(Status.WARNING, found, remedy, tuple(subjects))
 
 
-def _problem(found: str, remedy: str) -> _Verdict:
-    return _Verdict(Status.PROBLEM, found, remedy)
+def _problem(found: str, remedy: str, subjects: Iterable[str] = ()) -> _Verdict:
+    return _Verdict(Status.PROBLEM, found, remedy, tuple(subjects))
 
 
 def _not_told(question: str) -> _Verdict:
@@ -346,7 +351,8 @@ def _queues(seen: Observation) -> _Verdict:
     remedy = "see that some tq worker serves these queues (--queues), and whether its calls hang"
     is_problem = any(age > QUEUE_PROBLEM for _, age in standing)
     found = f"{found}; waiting: {', '.join(waiting)}"
-    return _problem(found, remedy) if is_problem else _warning(found, remedy)
+    names = [name for name, _ in standing]
+    return _problem(found, remedy, names) if is_problem else _warning(found, remedy, names)
 
 
 def _agenda(seen: Observation) -> _Verdict:
@@ -361,12 +367,13 @@ def _agenda(seen: Observation) -> _Verdict:
 
 
 def _dead_letters(seen: Observation) -> _Verdict:
-    dead = [f"{queue.name} {queue.dead_letters:,}" for queue in seen.signs.queues if queue.dead_letters]
+    dead = {queue.name: queue.dead_letters for queue in seen.signs.queues if queue.dead_letters}
     if not dead:
         return _ok("none")
     return _warning(
-        f"put away: {', '.join(dead)}",
+        f"put away: {', '.join(f'{name} {letters:,}' for name, letters in dead.items())}",
         "see the workers' log for `moved to the dead letters`; the usual cause is a worker of an older version",
+        dead,
     )
 
 
@@ -389,7 +396,8 @@ def _deadlines(seen: Observation) -> _Verdict:
     )
     remedy = "workers end such jobs: see that they live, and their log for `upkeep failed` (step mending)"
     is_problem = any(by > DEADLINE_PROBLEM for _, by in late)
-    return _problem(found, remedy) if is_problem else _warning(found, remedy)
+    runs = [run_id for run_id, _ in late]
+    return _problem(found, remedy, runs) if is_problem else _warning(found, remedy, runs)
 
 
 def _unaccounted(seen: Observation) -> _Verdict:
@@ -400,6 +408,7 @@ def _unaccounted(seen: Observation) -> _Verdict:
     return _problem(
         f"unaccounted jobs: {_listed(told)}",
         "tq runs show RUN tells more; keep a copy of Redis' data and report it, this must never be",
+        [run.id for run in wrong],
     )
 
 
@@ -407,7 +416,7 @@ def _unaccounted(seen: Observation) -> _Verdict:
 
 
 def _limits(seen: Observation) -> _Verdict:
-    told = []
+    told: dict[str, str] = {}
     if isinstance(seen.scopes, str):
         return _problem(
             f"the limiter's state cannot be read: {seen.scopes}",
@@ -418,15 +427,16 @@ def _limits(seen: Observation) -> _Verdict:
         name = "all tasks" if standing.scope == EVERY_TASK else standing.scope
         if standing.held:
             until = f" until {standing.until:%Y-%m-%d %H:%M:%S} UTC" if standing.until else ""
-            told.append(f"{name}: {standing.why}{until}")
+            told[name] = f"{standing.why}{until}"
         elif _is_at_floor(scope):
-            told.append(f"{name}: at its lowest rate, {format_rate(standing.rate)} ({standing.why})")
+            told[name] = f"at its lowest rate, {format_rate(standing.rate)} ({standing.why})"
     if not told:
         return _ok("calls may be made everywhere")
     return _warning(
-        _listed(told),
+        _listed(f"{name}: {why}" for name, why in told.items()),
         "tq limits shows more. A breaker and a floor go when the endpoint recovers: see why it fails with "
         "tq results TASK --failures; a pause goes with tq tasks resume",
+        told,
     )
 
 

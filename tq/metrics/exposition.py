@@ -5,12 +5,14 @@ second, in which a web process answers nobody else.
 """
 
 from functools import lru_cache
+from itertools import accumulate
 
 from tq.metrics.families import Family
 from tq.metrics.meter import Figures, Series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+_NUMBER = "%.15g"  # whole below 10^15
+_ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%"})
 
 
 def exposed(figures: Figures) -> str:
@@ -25,34 +27,25 @@ def exposed(figures: Figures) -> str:
 
 
 def _write_numbers(family: Family, series: Series, lines: list[str]) -> None:
-    name = family.name
-    for values, numbers in series:
-        labels = _labelled(family.labels, values)
-        lines.append(
-            f"{name}{{{labels}}} {_written(numbers[0])}\n" if labels else f"{name} {_written(numbers[0])}\n"
-        )
+    lines += [_form(family, labels) % (numbers[0],) for labels, numbers in series]
 
 
 def _write_histograms(family: Family, series: Series, lines: list[str]) -> None:
-    bounds = [f'le="{bound:g}"}} ' for bound in family.bounds] + ['le="+Inf"} ']
-    for values, numbers in series:
-        labels = _labelled(family.labels, values)
-        head = f"{family.name}_bucket{{{labels}{',' if labels else ''}"
-        so_far = 0.0
-        for bound, count in zip(bounds, numbers, strict=False):
-            so_far += count
-            lines.append(f"{head}{bound}{_written(so_far)}\n")
-        tail = f"{{{labels}}}" if labels else ""
-        lines.append(f"{family.name}_sum{tail} {_written(numbers[-1])}\n")
-        lines.append(f"{family.name}_count{tail} {_written(so_far)}\n")
-
-
-def _written(number: float) -> str:
-    return f"{int(number)}" if number == int(number) else f"{number:.15g}"
+    for labels, (*counts, total) in series:
+        so_far = [*accumulate(counts)]
+        lines.append(_form(family, labels) % (*so_far, total, so_far[-1]))
 
 
 @lru_cache(maxsize=32_768)  # the same ones with every scrape
-def _labelled(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    return ",".join(
-        f'{name}="{value.translate(_ESCAPED)}"' for name, value in zip(names, values, strict=True)
+def _form(family: Family, values: tuple[str, ...]) -> str:
+    """The lines of a series, with a place for each of its numbers."""
+    labels = ",".join(
+        f'{name}="{value.translate(_ESCAPED)}"' for name, value in zip(family.labels, values, strict=True)
     )
+    tail = f"{{{labels}}}" if labels else ""
+    if family.kind != "histogram":
+        return f"{family.name}{tail} {_NUMBER}\n"
+    head = f"{family.name}_bucket{{{labels}{',' if labels else ''}"
+    bounds = [*(f"{bound:g}" for bound in family.bounds), "+Inf"]
+    buckets = "".join(f'{head}le="{bound}"}} {_NUMBER}\n' for bound in bounds)
+    return f"{buckets}{family.name}_sum{tail} {_NUMBER}\n{family.name}_count{tail} {_NUMBER}\n"

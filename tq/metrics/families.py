@@ -12,7 +12,7 @@ from tq.telemetry.observations import BOUNDS, DELAY, DURATION, LATENESS, TICK, W
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # there is one of each, and many lookups
 class Family:
     """One metric. `bounds` are a histogram's upper bounds, in seconds; `unit` is as UCUM spells it."""
 

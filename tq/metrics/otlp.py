@@ -1,7 +1,7 @@
 """Figures by OTLP, the same as a scrape finds, for who collects that way.
 
 One process tells for the whole system. Where several do, they say the same under the same name, so nothing
-is counted twice.
+is counted twice. That takes sums since ever: increases that two processes tell would be added up.
 """
 
 import os
@@ -37,6 +37,7 @@ INTERVAL_MS = 60_000  # the standard's own, where OTEL_METRIC_EXPORT_INTERVAL sa
 LAST_DELIVERY_S = 2.0
 _SINCE_EVER = 0  # counters outlive every process; when they began is not known
 _ADDED_UP = AggregationTemporality.CUMULATIVE
+TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
 
 class Export:
@@ -93,6 +94,13 @@ def open_wanted(meter: Meter, namespace: str, environ: Mapping[str, str]) -> Exp
     except (LookupError, ValueError) as error:
         logger.error("metrics are not exported: a variable has no meaning here", reason=str(error))
         return None
+    temporality = environ.get(TEMPORALITY, "").strip()
+    if temporality.lower() not in ("", "cumulative"):
+        logger.warning(
+            f"{TEMPORALITY} has no effect: what several processes tell alike can only be told as sums since ever; "
+            "have the collector make increases of them (its processor cumulativetodelta)",
+            asked_for=temporality,
+        )
     # The whole system is one instance, whichever process tells.
     return Export(meter, exporters, resource_of({"service.instance.id": namespace}), every_s=every_s)
 

@@ -189,7 +189,7 @@ def _observe(
     decision = "retry"
     if isinstance(verdict, Ended):
         decision = "done" if verdict.status is JobStatus.SUCCESS else "dead"
-    observations.count(f"{ATTEMPTS}|{task}|{class_of(result)}|{decision}")
+    observations.count(f"{ATTEMPTS}|{class_of(result)}|{decision}", task)
     if envelope.attempt == 1:
         observations.time(LATENESS, task, (began - envelope.execute_after).total_seconds())
     if decision == "done":

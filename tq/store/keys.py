@@ -27,7 +27,7 @@ class Key:
 RETENTION_DAYS = 90  # counts of closed runs answer "was anybody missed?" for a quarter of a year
 
 # Raised with every change after which an earlier program would misread what is stored.
-DATA_VERSION = 4
+DATA_VERSION = 5
 
 TABLE = {
     "data_version": Key(
@@ -91,7 +91,7 @@ TABLE = {
         "hash",
         "`task|kind|what` → what the ledgers of all such runs have counted together, and `runs`",
     ),
-    "observed": Key("observed", "hash", "`metric|task|…` → what processes have seen, in numbers"),
+    "seen": Key("seen", "hash", "task → what processes have seen of it, as JSON: `metric|…` → numbers"),
     # What is due later
     "agenda": Key(
         "agenda", "zset", "`r|run|user` (retry), `p|run|user` (put off), `d|run` (distribution) by when (ms)"

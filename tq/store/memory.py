@@ -50,7 +50,7 @@ STRUCTURES: Mapping[str, frozenset[str]] = {
             "members",
             "travelled",
             "totals",
-            "observed",
+            "seen",
             "mender",
             "mended",
         ]

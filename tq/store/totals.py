@@ -2,23 +2,25 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
-from tq.models import RunKind, TaskId
+import orjson
+
+from tq.models import TaskId
 from tq.store.connection import Argument, Connection
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
-    """What the ledgers of all runs of a task and kind have counted: a status, `expected`, `retries` or `runs`.
+class Total(NamedTuple):
+    """What the ledgers of all runs of a task and kind count together: a status, `expected`, `retries` or `runs`.
 
     Those of a status with a reason are counted twice: with it, and without.
     """
 
     task: TaskId
-    kind: RunKind
+    kind: str
     what: str
     reason: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,13 @@ class OfTask:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """All of it: what stands in the ledgers at one instant, and what processes have seen, by `metric|task|…`.
+    """All of it: what the ledgers have come to at one instant, and what processes have seen, by task and `metric|…`.
 
     `mended` says what was found lost, and how often.
     """
 
-    totals: tuple[Total, ...]
-    observed: Mapping[str, Sequence[float]]
+    totals: Mapping[Total, int]
+    seen: Mapping[str, Mapping[str, Sequence[float]]]
     mended: Mapping[str, int]
     tasks: Mapping[TaskId, OfTask]
 
@@ -49,21 +51,24 @@ class Totals:
     def __init__(self, connection: Connection) -> None:
         self._redis = connection
 
-    def add(self, observed: Mapping[str, str]) -> None:
-        """Adds what a process has seen, the numbers of each series as `observations.to_wire` writes them.
+    def add(self, seen: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+        """Adds what a process has seen, by task and `metric|…`.
 
         Raises:
             StoreError: if Redis did not answer; whether it was added is not known then.
         """
-        arguments: list[Argument] = [text for series in observed.items() for text in series]
+        arguments: list[Argument] = []
+        for task, of_task in seen.items():
+            arguments += (task, orjson.dumps(of_task))
         self._redis.script("observe", *arguments)
 
     def read(self, tasks: Iterable[TaskId]) -> Counted:
         """What has been counted in all, and what there is of these tasks."""
         asked = list(tasks)
-        totals, mended, found, open_jobs = self._redis.script("counted", *asked)
-        # By itself: with hundreds of tasks it takes Redis as long as all the rest.
-        observed = self._redis.call("HGETALL", self._redis.keys("observed"))
+        mended, found, open_jobs = self._redis.script("counted", *asked)
+        # By themselves: with hundreds of tasks these are long, and a script would take several times as long for them.
+        totals = self._redis.call("HGETALL", self._redis.keys("totals"))
+        seen = self._redis.call("HGETALL", self._redis.keys("seen"))
         open_of: dict[TaskId, int] = {}
         for task, jobs in open_jobs:
             open_of[task] = open_of.get(task, 0) + int(jobs)
@@ -73,18 +78,15 @@ class Totals:
         }
         of_task |= {task: OfTask(open=jobs) for task, jobs in open_of.items()}
         return Counted(
-            totals=tuple(
-                _total(field, int(count)) for field, count in zip(totals[::2], totals[1::2], strict=True)
-            ),
-            observed={
-                series: [float(number) for number in numbers.split()] for series, numbers in observed.items()
-            },
+            totals={_total(field): int(count) for field, count in totals.items()},
+            seen={task: orjson.loads(of_task) for task, of_task in seen.items()},
             mended={what: int(times) for what, times in zip(mended[::2], mended[1::2], strict=True)},
             tasks=of_task,
         )
 
 
-def _total(field: str, count: int) -> Total:
+@lru_cache(maxsize=32_768)  # the same ones with every scrape
+def _total(field: str) -> Total:
     task, kind, counted = field.split("|")
     what, _, reason = counted.partition(":")
-    return Total(TaskId(task), RunKind(kind), what, reason, count)
+    return Total(TaskId(task), kind, what, reason)

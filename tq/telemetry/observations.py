@@ -3,17 +3,18 @@
 What is counted here is an observation: a process that is killed takes the last seconds' with it. What
 became of jobs is counted with the ledger, exactly (`totals` in tq/store/keys.py).
 
-A series is named `metric|task|…`. Its numbers are one count, or of a histogram the counts per bucket, each
-for itself and the last without bound, followed by the sum of all values.
+A series is of a task, or of none, and named `metric|…`. Its numbers are one count, or of a histogram the counts
+per bucket, each for itself and the last without bound, followed by the sum of all values.
 """
 
 import threading
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
-Tallies = dict[str, list[float]]
+# By task, and by series.
+Tallies = dict[str, dict[str, list[float]]]
 
 ATTEMPTS = "attempts"
 DURATION = "attempt_duration"
@@ -41,19 +42,19 @@ class Observations:
 
     def __init__(self) -> None:
         # To append is atomic; adding up, which is not, is done by who takes away.
-        self._seen: deque[tuple[str, float | None]] = deque()
+        self._seen: deque[tuple[str, str, float | None]] = deque()
         self._tallies: Tallies = {}
         self._adding = threading.Lock()
 
-    def count(self, series: str) -> None:
-        """One more."""
-        self._seen.append((series, None))
+    def count(self, series: str, task: str) -> None:
+        """One more of a task's."""
+        self._seen.append((task, series, None))
         if len(self._seen) >= MOST_KEPT:
             self._make_room()
 
     def time(self, metric: str, task: str, seconds: float) -> None:
         """Something of a task has taken so long; less than nothing, as clocks may have it, is nothing."""
-        self._seen.append((f"{metric}|{task}", seconds if seconds > 0 else 0.0))
+        self._seen.append((task, metric, seconds if seconds > 0 else 0.0))
         if len(self._seen) >= MOST_KEPT:
             self._make_room()
 
@@ -67,11 +68,11 @@ class Observations:
     def give_back(self, tallies: Tallies) -> None:
         """Those could not be brought away."""
         with self._adding:
-            for series, numbers in tallies.items():
-                there = self._tallies.get(series)
-                self._tallies[series] = (
-                    [*numbers] if there is None else [a + b for a, b in zip(there, numbers, strict=True)]
-                )
+            for task, of_task in tallies.items():
+                there = self._tallies.setdefault(task, {})
+                for series, numbers in of_task.items():
+                    zero = [0.0] * len(numbers)
+                    there[series] = [a + b for a, b in zip(there.get(series, zero), numbers, strict=True)]
 
     def _make_room(self) -> None:
         if self._adding.acquire(blocking=False):
@@ -81,27 +82,21 @@ class Observations:
                 self._adding.release()
 
     def _add_up(self) -> None:
-        by_series: defaultdict[str, list[float | None]] = defaultdict(list)
+        by_series: defaultdict[tuple[str, str], list[float | None]] = defaultdict(list)
         # As many as there are now: others go on telling.
         for _ in range(len(self._seen)):
-            series, seconds = self._seen.popleft()
-            by_series[series].append(seconds)
-        for series, seen in by_series.items():
-            numbers = self._tallies.get(series)
+            task, series, seconds = self._seen.popleft()
+            by_series[task, series].append(seconds)
+        for (task, series), seen in by_series.items():
+            of_task = self._tallies.setdefault(task, {})
             if seen[0] is None:
-                self._tallies[series] = [len(seen) + (numbers[0] if numbers else 0)]
+                of_task.setdefault(series, [0])[0] += len(seen)
                 continue
-            bounds = BOUNDS[series[: series.index("|")]]
-            if numbers is None:
-                numbers = self._tallies[series] = [0] * (len(bounds) + 2)
+            bounds = BOUNDS[series]
+            numbers = of_task.setdefault(series, [0] * (len(bounds) + 2))
             times = [seconds for seconds in seen if seconds is not None]
             numbers[-1] += sum(times)
             times.sort()
             ends = [*(bisect_right(times, bound) for bound in bounds), len(times)]
             for bucket, (begin, end) in enumerate(pairwise([0, *ends])):
                 numbers[bucket] += end - begin
-
-
-def to_wire(numbers: Sequence[float]) -> str:
-    """The numbers of a series as scripts take them."""
-    return " ".join(f"{number:.15g}" for number in numbers)

@@ -13,7 +13,7 @@ from tq.metrics import Meter, open_export
 from tq.runtime import Runtime
 from tq.web.access import Access
 from tq.web.debug import debug_router
-from tq.web.errors import answer_errors
+from tq.web.errors import ERRORS, answer_errors
 from tq.web.health import health_router
 from tq.web.lookout import Lookout
 from tq.web.metrics import metrics_router
@@ -59,6 +59,7 @@ def make_app(runtime: Runtime) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=dict(ERRORS),
         # FastAPI would tell exceptions and query strings to a collector as they are.
         telemetry={
             "tracing": False,

@@ -32,6 +32,33 @@ CODES: Mapping[int, str] = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "internal_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
+# How /openapi.json describes what any path may answer when it does not go as its caller wishes.
+ERRORS: Mapping[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "An error. Its code is for programs, its message for people",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "type": "object",
+                            "required": ["code", "message", "details"],
+                            "properties": {
+                                "code": {"type": "string", "examples": sorted(CODES.values())},
+                                "message": {"type": "string"},
+                                "details": {
+                                    "description": "What programs may want to know beside; null if there is nothing."
+                                },
+                            },
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
 LONGEST_PATH = 200  # characters of a path that is repeated to its caller
 
 
