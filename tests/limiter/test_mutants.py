@@ -15,11 +15,15 @@ PAUSED = "a.paused = everything_paused or pause_of(a.task)"
 
 
 class Fault:
-    """A change of the script, and the invariant that it breaks: what is sound there, and what takes its place."""
+    """A change of the script, and the invariant that it breaks: what is sound there, and what takes its place.
 
-    def __init__(self, name: str, breaks: str, *changes: tuple[str, str]) -> None:
+    Where few lives show it, one that did is the first to be lived through; should it not any more, others may.
+    """
+
+    def __init__(self, name: str, breaks: str, *changes: tuple[str, str], seen_in: int = 0) -> None:
         self.name = name
         self.breaks = breaks
+        self.lives = [seen_in, *(seed for seed in range(MOST_LIVES) if seed != seen_in)]
         self._changes = changes
 
     def put_into(self, store: Store) -> None:
@@ -94,17 +98,14 @@ FAULTS = [
             "request.slots",
         ),
     ),
-    Fault(
-        "a big lease of one task",
-        "lease",
-        ("math.ceil(s.rate * (LEASE_S + unserved))", "100"),
-    ),
+    Fault("a big lease of one task", "lease", ("math.ceil(s.rate * (LEASE_S + unserved))", "100"), seen_in=4),
     Fault("more than was asked for", "lease", ("left = t.ask,", "left = t.ask + 1,")),
     Fault(
         "more than threads can use",
         "crash",
         ("math.min(request.slots, LONGEST_LEASE, math.max(1, math.floor(all.rate * LEASE_S)))", "100"),
         ("left = t.ask,", "left = 100 * t.ask,"),
+        seen_in=15,
     ),
     # A task is called that must not be
     Fault("the pause of a task is ignored", "pause", (PAUSED, "a.paused = everything_paused")),
@@ -113,33 +114,40 @@ FAULTS = [
         "the breaker is ignored",
         "open",
         ("elseif s.breaker == 'open' then a.wait", "elseif false then a.wait"),
+        seen_in=6,
     ),
-    Fault("the breaker does not open", "dead", ("if s.failures >= rule[1] and", "if false and")),
+    Fault("the breaker does not open", "dead", ("if s.failures >= rule[1] and", "if false and"), seen_in=6),
     Fault(
         "a hold is ignored",
         "hold",
         ("elseif s.held_until > now then", "elseif false then"),
         ("s.next = math.max(s.next, s.held_until)\n", ""),
     ),
-    Fault("a hold that names no time is none", "hold", ("if r[7] >= 0 then", "if r[7] > 0 then")),
+    Fault("a hold that names no time is none", "hold", ("if r[7] >= 0 then", "if r[7] > 0 then"), seen_in=4),
     # A half-open breaker asks too much
     Fault(
         "probes are not counted",
         "probe",
         ("s.probe_epoch = 1, 1, now, s.epoch", "s.probe_epoch = 1, 0, now, s.epoch"),
+        seen_in=6,
     ),
     Fault(
-        "a probe that comes late stands for another", "probe", ("or r.epoch ~= s.probe_epoch then", "then")
+        "a probe that comes late stands for another",
+        "probe",
+        ("or r.epoch ~= s.probe_epoch then", "then"),
+        seen_in=40,
     ),
     Fault(
         "a probe is given up too early",
         "probe",
         ("now - s.probe_at > limit.patience then", "now - s.probe_at > 0.5 then"),
+        seen_in=6,
     ),
     Fault(
         "half open is as good as closed",
         "probe",
         ("elseif s.breaker == 'half_open' then\n      if", "elseif false then\n      if"),
+        seen_in=6,
     ),
     # Too many calls at a time
     Fault(
@@ -154,11 +162,13 @@ FAULTS = [
         "rise",
         ("  if lost then\n", "  if false then\n"),
         (" and s.ok > 0 then grow(", " then grow("),
+        seen_in=20,
     ),
     Fault(
         "the rate leaps",
         "rise",
         ("s.rate, s.why = s.rate + step, 'probing'", "s.rate, s.why = 9 * s.rate, 'probing'"),
+        seen_in=6,
     ),
 ]
 
@@ -167,7 +177,7 @@ FAULTS = [
 def test_a_fault_in_the_script_is_seen(redis_server: RedisServer, fault: Fault) -> None:
     seen: set[str] = set()
 
-    for seed in range(MOST_LIVES):
+    for seed in fault.lives:
         seen |= kinds(live(redis_server.url, seed, prepare=fault.put_into).violations)
         if fault.breaks in seen:
             break
