@@ -258,7 +258,7 @@ def test_a_user_with_an_interval_of_their_own_is_served_by_it_alone(begin: Begin
 
 def test_a_new_interval_holds_for_occurrences_after_the_change(begin: Begin) -> None:
     # The same run has a share of half an hour, in which ada is served, and one of half a day.
-    journey = begin(make_task(window="50%"), at="2026-11-24T08:59")
+    journey = begin(make_task(window="50%"), at="2026-11-24T08:59", step=timedelta(minutes=1))
     journey.enable("ada", "email_digest", interval=Interval.hourly())
     journey.enable("bob", "email_digest")
     journey.until("2026-11-24T09:31")
