@@ -217,6 +217,7 @@ class Process:
         self.offset = 0.0
         self.alive = True
         self.calling: Counter[TaskId] = Counter()
+        self.busy = 0  # threads, with all these calls
         self.waiting: Counter[TaskId] = Counter()
         self._looked: tuple[float, int] = (-1.0, 0)
         self._alarm = math.inf
@@ -254,12 +255,13 @@ class Process:
             return
         self._see_progress()
         self._fetch()
-        while sum(self.calling.values()) < self.threads and (ready := self.agent.ready(self.local)):
+        while self.busy < self.threads and (ready := self.agent.ready(self.local)):
             self._begin(min(ready, key=lambda task: (self.calling[task], task)))
-        request = self.agent.request(self.local)
-        if request is not None:
+        exchange_at = self.agent.exchange_at(self.local)
+        if exchange_at <= self.local and (request := self.agent.request(self.local)) is not None:
             self.ask(request)
-        self._set_alarm()
+            exchange_at = math.inf  # until the answer is there
+        self._set_alarm(exchange_at)
 
     def ask(self, request: Request) -> None:
         """Has an exchange happen; what goes wrong with it is for whoever overrides this."""
@@ -308,6 +310,7 @@ class Process:
         slot = self.agent.take(task, self.local)
         assert slot is not None
         self.calling[task] += 1
+        self.busy += 1
         self.waiting[task] -= 1
         now = self.fleet.now
         self.fleet.log.begun.append((now, task))
@@ -320,6 +323,7 @@ class Process:
             return
         now = self.local
         self.calling[slot.task] -= 1
+        self.busy -= 1
         self.fleet.log.replies.append((self.fleet.now, slot.task, reply))
         self.agent.end(
             slot, now, signal=reply.signal, seconds=reply.seconds, hold=reply.hold, throttled=reply.throttled
@@ -327,9 +331,8 @@ class Process:
         self.agent.count(slot.task, self.fleet.limits[slot.task], reply.kind, now)
         self.look()
 
-    def _set_alarm(self) -> None:
-        wake_at = self.agent.exchange_at(self.local)
-        if sum(self.calling.values()) < self.threads:
+    def _set_alarm(self, wake_at: float) -> None:
+        if self.busy < self.threads:
             wake_at = min(wake_at, self.agent.slot_after(self.local))
         # What is not due yet by this process' clock is later by the fleet's, too, however the two are rounded.
         wake_at = max(wake_at - self.offset, self.fleet.now + (ROUNDING_S if wake_at > self.local else 0.0))

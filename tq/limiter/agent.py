@@ -362,19 +362,23 @@ class Agent:
         """When the next exchange is wanted, as things stand now; infinite if none is."""
         if self._exchanging:
             return math.inf
-        at = math.inf
-        hungry = min((line.wanted_at(now) for line in self._lines.values()), default=math.inf)
+        at = hungry = math.inf
+        has_to_tell, is_at_work = self._urgent, False
+        for line in self._lines.values():
+            hungry = min(hungry, line.wanted_at(now))
+            has_to_tell = has_to_tell or line.owes
+            is_at_work = is_at_work or line.waiting > 0 or line.in_use > 0
         # Threads that are busy need no slots; the first one to be free brings the question up again.
         if hungry < math.inf and self._free(now) > 0:
             at = max(hungry, self._last_due + self._linger)
             # Where slots are due as soon as they are asked for, nothing else would keep questions apart.
             at = max(at, self._exchanged_at + BREATH_S) if self.is_busy(now) else at
-        if self._urgent or any(line.owes for line in self._lines.values()):
+        if has_to_tell:
             at = min(at, self._told_at + URGENT_EVERY_S)
         # If a question is due soon after, outcomes go with it.
         if self._flush_at + LINGER_S < at:
             at = self._flush_at
-        if any(line.waiting or line.in_use for line in self._lines.values()):
+        if is_at_work:
             at = min(at, self._exchanged_at + KEEP_ALIVE_S)
         return max(at, self._again_at)
 
@@ -517,15 +521,17 @@ class Agent:
 
     def _free(self, now: float) -> int:
         """Slots that this process could use beyond those in hand."""
-        pace = self._pace_now(now)
+        pace, busy = self._pace_now(now), 0
         for line in self._lines.values():
             line.drop_stale(now)  # also where no job waits any more
-        # Where it has more of them due than it comes to use, they would only go stale.
-        due, most = sum(line.due(now) for line in self._lines.values()), max(MOST_DUE, round(pace * STALE_S))
-        if due > most // 2:
+            busy += line.in_use + len(line.slots)
+        free = self.threads + round(pace * ANTICIPATED_S) - busy
+        if free <= 0:
             return 0
-        busy = sum(line.in_use + len(line.slots) for line in self._lines.values())
-        return max(0, min(self.threads + round(pace * ANTICIPATED_S) - busy, most - due))
+        # Where it has more of them due than it comes to use, they would only go stale.
+        due = sum(line.due(now) for line in self._lines.values() if line.slots)
+        most = max(MOST_DUE, round(pace * STALE_S))
+        return min(free, most - due) if due <= most // 2 else 0
 
     def _in_turn(self) -> Iterator[tuple[TaskId, _Line]]:
         """The tasks of one exchange; those that were left out come first the next time."""
