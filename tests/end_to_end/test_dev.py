@@ -6,18 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import httpx
 import orjson
+import pytest
 
 from tests.waiting import eventually
 
 TQ = Path(sys.executable).with_name("tq")
 READY = "Worker process is ready for action"
+StartDev = Callable[..., subprocess.Popen[bytes]]
 KEYS = [
     "run_id",
     "expected",
@@ -31,6 +33,24 @@ KEYS = [
     "seconds",
     "jobs_per_second",
 ]
+
+
+@pytest.fixture
+def start_dev(tmp_path: Path) -> Iterator[StartDev]:
+    """Starts `tq dev` for so many users in the test's folder; it ends with the test, whatever becomes of that."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(users: int, *, output: Path | None = None) -> subprocess.Popen[bytes]:
+        with (output or Path(os.devnull)).open("wb") as log:
+            started.append(
+                subprocess.Popen([TQ, "dev", "--users", str(users)], cwd=tmp_path, stdout=log, stderr=log)
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(timeout=40)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -66,12 +86,13 @@ def test_once_ends_with_the_ledger_of_the_run(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-def test_it_shows_the_run_until_it_is_interrupted_and_keeps_its_data(tmp_path: Path) -> None:
+def test_it_shows_the_run_until_it_is_interrupted_and_keeps_its_data(
+    tmp_path: Path, start_dev: StartDev
+) -> None:
     codes, runs_seen = [], []
     for number in (1, 2):
         output = tmp_path / f"output-{number}"
-        with output.open("wb") as log:
-            process = subprocess.Popen([TQ, "dev", "--users", "50"], cwd=tmp_path, stdout=log, stderr=log)
+        process = start_dev(50, output=output)
         eventually(partial(_says, output, " 0 open"))
         listed = subprocess.run(
             ["bash", "-c", f"source .tq-dev/env && {TQ} runs list --task email_digest --json"],
@@ -109,10 +130,12 @@ def test_it_runs_the_tasks_it_was_given_whatever_ran_before(tmp_path: Path) -> N
     assert codes == [(0, "email_digest"), (0, "greeting")] * 2
 
 
-def test_its_health_is_told_over_http_at_a_free_port_if_the_usual_one_is_taken(tmp_path: Path) -> None:
+def test_its_health_is_told_over_http_at_a_free_port_if_the_usual_one_is_taken(
+    tmp_path: Path, start_dev: StartDev
+) -> None:
     output = tmp_path / "output"
-    with _taken(8080), output.open("wb") as log:
-        process = subprocess.Popen([TQ, "dev", "--users", "5"], cwd=tmp_path, stdout=log, stderr=log)
+    with _taken(8080):
+        process = start_dev(5, output=output)
         eventually(lambda: _says(output, "/health, and"))
         [url] = re.findall(r"http://[0-9.:]+(?=/health, and)", output.read_text())
 
@@ -145,11 +168,9 @@ def test_a_port_that_was_asked_for_and_is_taken_ends_it(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-def test_workers_start_anew_when_code_changes(tmp_path: Path) -> None:
+def test_workers_start_anew_when_code_changes(tmp_path: Path, start_dev: StartDev) -> None:
     log = tmp_path / ".tq-dev" / "logs" / "worker-1.log"
-    process = subprocess.Popen(
-        [TQ, "dev", "--users", "5"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start_dev(5)
     eventually(lambda: log.exists() and log.read_text().count(READY) == 1)
 
     (tmp_path / "my_tasks.py").write_text("# edited")
