@@ -3,7 +3,7 @@
 This is a group commit. Whether jobs may begin is asked for some of them ahead, so that a thread finds
 the next one ready; how they ended is written, with the acknowledgement of their messages, for all that
 have ended meanwhile. Both go in one round trip. While little happens it goes at once; while much
-happens, a few milliseconds after the one before.
+happens, some milliseconds after the one before.
 
 What has been handed in is written before the process ends, or else its messages come again.
 """
@@ -22,10 +22,11 @@ from tq.limiter import Limiter
 from tq.models import Envelope
 from tq.store.ledger import End, Ledger, Permission, Retry
 
-# Ends wait for others for so long, and a little longer where there are hundreds a second.
+# Ends wait for others for so long, and longer where more than one came in that time: every round costs as much
+# as some jobs. Nobody waits for an end, and a job for which a thread is free is not kept by this.
 GATHER_S = 0.005
-LONG_GATHER_S = 0.01
-MANY = 8
+LONG_GATHER_S = 0.02
+MANY = 2
 MOST_IN_GROUP = 128  # a script of a few milliseconds
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
