@@ -5,9 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
-# Tests that run whole systems wait for much of their time: two cores bear two of them, with simulations beside them.
+# Tests that run whole systems come last and by themselves: they are not to be short of time, and a file of them starts its own.
 WHOLE_SYSTEMS := tests/end_to_end tests/chaos
-SIMULATIONS := tests/limiter
 ROUNDS ?= 1
 SEED ?= 1
 JOBS ?= 20000
@@ -36,8 +35,8 @@ dev: $(INSTALLED) ## the whole system on this machine; options: make dev ARGS="-
 
 test: $(INSTALLED) ## all tests; options: make test ARGS="-k schedule"
 ifeq ($(strip $(ARGS)),)
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(WHOLE_SYSTEMS) $(SIMULATIONS))
-	@$(BIN)/pytest --numprocesses 3 --dist loadfile $(WHOLE_SYSTEMS) $(SIMULATIONS)
+	@$(BIN)/pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(WHOLE_SYSTEMS))
+	@$(BIN)/pytest --numprocesses 3 --dist loadfile $(WHOLE_SYSTEMS)
 else
 	@$(BIN)/pytest $(ARGS)
 endif
