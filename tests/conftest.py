@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tq.redis_server import RedisServer
+from tq.registry import python_tasks
 from tq.settings import Settings
 from tq.testing.clock import FrozenClock
 
@@ -16,6 +17,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """A Redis that lives as long as the tests."""
     with RedisServer(tmp_path_factory.mktemp("redis"), persist=False) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that a test declares in Python are no other test's."""
+    monkeypatch.setattr(python_tasks, "_declared", {})
 
 
 @pytest.fixture

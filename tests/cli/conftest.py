@@ -16,7 +16,6 @@ from actors.inline import InlineWorker
 from actors.transport import make_transport
 from tq.cli import main
 from tq.models import ExecutionResult, Job
-from tq.registry import python_tasks
 from tq.runtime import Runtime
 from tq.settings import Settings
 from tq.testing import FakeExecutor
@@ -75,7 +74,6 @@ def _settings_in_environment(settings: Settings, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TQ_TASKS_FILE", "tasks.yaml")
     monkeypatch.setenv("TQ_BROKER", settings.broker)
     monkeypatch.setenv("API_TOKEN", HEADER_SECRET)
-    monkeypatch.setattr(python_tasks, "_declared", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.yaml").write_text(TASKS)

@@ -8,13 +8,6 @@ from textwrap import dedent
 import pytest
 from loguru import logger
 
-from tq.registry import python_tasks
-
-
-@pytest.fixture(autouse=True)
-def _nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(python_tasks, "_declared", {})
-
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
