@@ -175,6 +175,8 @@ class FairQueue(queue.PriorityQueue[Any]):
                     self._taken += 1
                     self._own.is_at_work, self._own.took_s = True, None
                     self._staffing.begin()
+                    if self.is_hungry:
+                        self._bookkeeper.hurry()  # what came while this one was ready has not been heard of
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
                     return item

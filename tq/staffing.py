@@ -14,6 +14,8 @@ import math
 # So much of the difference a job that takes longer than the quickest counts for.
 DRIFT = 0.05
 FEW_THREADS = 2
+# For the end of a call that takes longer no job waits while hardly a thread is at work.
+SOON_S = 0.0001
 # One of several threads rests if the others can do so many times what is ready.
 MOST_SPARE = 2
 # Jobs that are ready may be so many times as many as are taken in one round.
@@ -49,6 +51,8 @@ class Staffing:
         over is so for want of time on the CPU, of which no further thread would bring any.
         """
         wanted = math.ceil((ready - self._busy * self._per_thread) / max(self._per_thread, 1.0))
+        if self._quickest_s > SOON_S:
+            wanted = max(wanted, min(ready, FEW_THREADS - self._busy))
         if now - self._judged_at >= self._round_s:
             if self._busy - stuck < FEW_THREADS:
                 wanted = max(wanted, left - MOST_LEFT * self._taken)

@@ -45,6 +45,19 @@ def test_nobody_is_woken_for_what_those_at_work_will_come_to(staffing: Staffing)
     assert staffing.wanted(31, left=0, stuck=0, now=1.0) == 1
 
 
+@pytest.mark.parametrize(
+    ("took_s", "at_work", "woken"), [(QUICK_S, 0, 2), (QUICK_S, 1, 1), (QUICK_S, 2, 0), (0.00002, 1, 0)]
+)
+def test_a_job_does_not_wait_for_the_end_of_the_only_call(
+    staffing: Staffing, took_s: float, at_work: int, woken: int
+) -> None:
+    learn(staffing, took_s)
+    for _ in range(at_work):
+        staffing.begin()
+
+    assert staffing.wanted(2, left=0, stuck=0, now=1.0) == woken
+
+
 def test_threads_that_are_stuck_in_slow_jobs_are_not_waited_for(staffing: Staffing) -> None:
     learn(staffing, SLOW_S)
     for _ in range(40):
