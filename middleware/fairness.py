@@ -67,8 +67,8 @@ class FairDispatch(dramatiq.Middleware):
             self._bookkeeper.start(self._queue, on_settled=broker.settled)
 
     def after_consumer_thread_boot(self, _broker: dramatiq.Broker, thread: Any) -> None:
-        """Has a consumer not look, after each message, for delayed ones: that is the agenda's business."""
-        thread.delay_queue = _Empty()
+        """Has a consumer, which looks for delayed messages after each, do so for next to nothing: there are none."""
+        thread.delay_queue = QuicklyEmpty()
 
     def after_process_message(
         self,
@@ -404,16 +404,18 @@ class FairQueue(queue.PriorityQueue[Any]):
         return not self._limiter.is_running or self._limiter.has_slot(TaskId(task))
 
 
-class _Empty(queue.PriorityQueue[Any]):
-    """A queue that nobody puts anything into, and that says so at once."""
+class QuicklyEmpty(queue.PriorityQueue[Any]):
+    """A queue that says at once if there is nothing in it."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature is queue.Queue's
-        """There is nothing.
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """The first item, as any such queue gives it.
 
         Raises:
-            queue.Empty: always.
+            queue.Empty: if there is none, and it is not to be waited for.
         """
-        raise queue.Empty
+        if not block and not self.queue:
+            raise queue.Empty
+        return super().get(block, timeout)
 
 
 def _envelope(item: Any) -> Envelope | None:

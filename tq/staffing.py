@@ -47,8 +47,8 @@ class Staffing:
     def wanted(self, ready: int, *, left: int, stuck: int, now: float) -> int:
         """How many threads to wake for the jobs that are ready, of which so many were so before this round.
 
-        `stuck` are the threads at work that have waited for some time for what they call. Where others are at work, too, what is left
-        over is so for want of time on the CPU, of which no further thread would bring any.
+        `stuck` are the threads at work that have waited for some time for what they call. Where others are at
+        work, too, what is left over is so for want of time on the CPU, of which no further thread would bring any.
         """
         wanted = math.ceil((ready - self._busy * self._per_thread) / max(self._per_thread, 1.0))
         if self._quickest_s > SOON_S:

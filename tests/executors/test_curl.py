@@ -221,7 +221,7 @@ def test_an_answer_says_how_long_its_first_byte_took_and_not_how_long_its_body(
     def wait_before_and_within(_: Request) -> Iterable[bytes]:
         time.sleep(0.05)
         yield HELLO[:-1]
-        time.sleep(0.05)
+        time.sleep(1.0)
         yield HELLO[-1:]
 
     either.answer = wait_before_and_within
@@ -229,7 +229,7 @@ def test_an_answer_says_how_long_its_first_byte_took_and_not_how_long_its_body(
         response.read()
     took_s = response.elapsed.total_seconds()
 
-    assert 0.05 <= response.extensions["time_to_first_byte"] <= took_s - 0.05
+    assert 0.05 <= response.extensions["time_to_first_byte"] < took_s / 2
 
 
 def test_a_body_ends_where_it_becomes_too_long(either: Endpoint) -> None:

@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 import dramatiq
 import pytest
 from dramatiq.broker import MessageProxy
+from dramatiq.common import iter_queue
 from dramatiq.worker import _WorkQueueItem
 
-from middleware.fairness import FairQueue
+from middleware.fairness import FairQueue, QuicklyEmpty
 from tests.store import distribute, end_of, fresh_store, hold, jobs_sent, names, running
 from tests.waiting import eventually
 from tq.bookkeeper import Bookkeeper
@@ -122,6 +123,17 @@ def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Stor
 
     assert learnt.wanted(8, left=0, stuck=0, now=1.0) == 8
     assert jobs[0].took_s is None
+
+
+def test_a_delayed_message_that_strangers_sent_is_kept_until_it_is_due() -> None:
+    delayed = QuicklyEmpty()
+    with pytest.raises(queue.Empty):
+        delayed.get_nowait()
+
+    delayed.put(2)
+    delayed.put(1)
+
+    assert list(iter_queue(delayed)) == [1, 2]
 
 
 def test_quick_jobs_are_not_kept_by_slow_ones_among_them(store: Store) -> None:
