@@ -131,7 +131,15 @@ end
 
 -- The first instant from this one on that is free among all tasks' slots, and the gap in which it lies, if in any.
 local function free_instant(from)
-  for i, gap in ipairs(all.gaps) do
+  -- They lie one after the other: those that end too early are passed over by halves.
+  local gaps = all.gaps
+  local first, last = 1, #gaps
+  while first <= last do
+    local middle = math.floor((first + last) / 2)
+    if from + 0.99 * apart <= gaps[middle][2] + ROUNDING_S then last = middle - 1 else first = middle + 1 end
+  end
+  for i = first, #gaps do
+    local gap = gaps[i]
     local at = on_grid(gap[1], from)
     if at + apart <= gap[2] + ROUNDING_S then return at, i end
   end
