@@ -63,8 +63,12 @@ class Lanes(Generic[T]):
         Raises:
             IndexError: if none waits, or none may begin.
         """
-        first = {lane: next(filter(may_begin, tasks), None) for lane, tasks in self._lanes.items()}
-        turns = {lane: task for lane, task in first.items() if task is not None}
+        turns: dict[str, str] = {}
+        for lane, tasks in self._lanes.items():
+            for task in tasks:
+                if may_begin(task):
+                    turns[lane] = task
+                    break
         if not turns:
             raise IndexError("nothing waits that may begin")
         lane = self._next_lane(turns)

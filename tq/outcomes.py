@@ -67,6 +67,9 @@ class Ended:
     error: ErrorDetail | None = None
 
 
+_DONE = Ended(JobStatus.SUCCESS)
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """The job is tried again after `delay`; `spent` attempts are spent by then."""
@@ -124,7 +127,7 @@ def decide(
     allowed = task.retries + 1
     match result.outcome:
         case Outcome.SUCCESS:
-            return Ended(JobStatus.SUCCESS)
+            return _DONE
         case Outcome.FAILED | Outcome.GONE:
             return Ended(JobStatus.FAILED, _error(result, retry=False))
         case Outcome.RETRY | Outcome.BUSY:

@@ -87,7 +87,7 @@ def expire(store: Store, *jobs: Envelope) -> None:
     """Has jobs end whose deadline came before a worker."""
     endings = [end_of(job, JobStatus.EXPIRED) for job in jobs]
     store.ledger.finish(
-        [replace(end, result=end.result.model_copy(update={"attempts": 0})) for end in endings]
+        [end._replace(result=end.result.model_copy(update={"attempts": 0})) for end in endings]
     )
 
 

@@ -487,7 +487,7 @@ def test_a_retry_waits_on_the_agenda_and_carries_attempt_spent_and_parameters(st
 @pytest.mark.parametrize("failed_at", [None, NOW + MILLISECOND])
 def test_a_retry_carries_when_the_last_spent_attempt_ended(store: Store, failed_at: datetime | None) -> None:
     job = one_job(store)
-    store.ledger.finish([replace(again(job), failed_at=failed_at)])
+    store.ledger.finish([again(job)._replace(failed_at=failed_at)])
     frozen(store).advance(MINUTE)
 
     store.agenda.release_due()

@@ -12,6 +12,7 @@ import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tq.limits import EVERY_TASK, KINDS, Kind, Limit, Signal
 from tq.models import TaskId
@@ -49,8 +50,7 @@ PACE_OVER_S = 5.0
 PROBE_PACE = 0.2  # calls per second of a task that is held: probes, or none
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Leave for one call of a task, from an instant on."""
 
     task: TaskId
@@ -134,7 +134,9 @@ class _Line:
         self.pace, self.pace_at = self.pace_now(now) + 1 / PACE_OVER_S, now
 
     def due(self, now: float) -> int:
-        """How many slots could be used at once."""
+        """How many slots could be used at once; those that are stale have been let go of."""
+        if self.latest_due <= now:
+            return len(self.slots)
         return sum(now - STALE_S <= slot.due <= now for slot in self.slots)
 
     def drop_stale(self, now: float) -> None:

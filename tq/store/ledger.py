@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import chain
+from typing import NamedTuple
 
 from tq.clock import duration_ms, from_ms, to_ms
 from tq.models import Batch, Envelope, JobResult, JobStatus, Priority, RunId
@@ -32,8 +33,7 @@ class Verdict(StrEnum):
     ELSEWHERE = "elsewhere"
 
 
-@dataclass(frozen=True)
-class Permission:
+class Permission(NamedTuple):
     """The answer to an attempt that is about to be made, by Redis' time."""
 
     verdict: Verdict
@@ -41,16 +41,14 @@ class Permission:
     now: datetime
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """A job has ended."""
 
     envelope: Envelope
     result: JobResult
 
 
-@dataclass(frozen=True)
-class Retry:
+class Retry(NamedTuple):
     """A job is to be tried again. `failed_at` is when the last of its spent attempts ended, if any was."""
 
     envelope: Envelope
