@@ -255,6 +255,8 @@ class Consumer(_RedisConsumer):
 class _Fetched(MessageProxy):
     """A message with its fields at hand; Dramatiq's looks them up one by one, some twenty times a job."""
 
+    put_off_for: timedelta | None = None  # middleware's mark
+
     def __init__(self, message: dramatiq.Message[Any]) -> None:
         super().__init__(message)
         self.queue_name, self.actor_name = message.queue_name, message.actor_name

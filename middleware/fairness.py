@@ -15,9 +15,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import dramatiq
@@ -67,8 +68,8 @@ class FairDispatch(dramatiq.Middleware):
             self._bookkeeper.start(self._queue, on_settled=broker.settled)
 
     def after_consumer_thread_boot(self, _broker: dramatiq.Broker, thread: Any) -> None:
-        """Has a consumer, which looks for delayed messages after each, do so for next to nothing: there are none."""
-        thread.delay_queue = QuicklyEmpty()
+        """Has a consumer, which looks for delayed messages after each, do so only if there are any."""
+        thread.handle_delayed_messages = partial(_if_there_are_any, thread, thread.handle_delayed_messages)
 
     def after_process_message(
         self,
@@ -404,18 +405,9 @@ class FairQueue(queue.PriorityQueue[Any]):
         return not self._limiter.is_running or self._limiter.has_slot(TaskId(task))
 
 
-class QuicklyEmpty(queue.PriorityQueue[Any]):
-    """A queue that says at once if there is nothing in it."""
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """The first item, as any such queue gives it.
-
-        Raises:
-            queue.Empty: if there is none, and it is not to be waited for.
-        """
-        if not block and not self.queue:
-            raise queue.Empty
-        return super().get(block, timeout)
+def _if_there_are_any(consumer: Any, handle: Callable[[], None]) -> None:
+    if consumer.delay_queue.queue:
+        handle()
 
 
 def _envelope(item: Any) -> Envelope | None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from loguru import logger
 
 from tq.bookkeeper import Bookkeeper
+from tq.by_identity import ByIdentity
 from tq.clock import Clock, SystemClock
 from tq.errors import InvalidDefinition, StoreError, TaskNotFound
 from tq.executors import Executor, Executors
@@ -34,7 +35,6 @@ from tq.telemetry.observations import WAIT, Observations
 from tq.telemetry.traces import Traces, are_wanted, open_traces, variables
 
 # Is told of every attempt that was made, before it is recorded.
-MOST_LIMITS = 2048  # of task types that are limited by turns; more of them are looked up anew
 
 Observer = Callable[[Envelope, TaskType, ExecutionResult], None]
 
@@ -93,7 +93,7 @@ class Runtime:
         self.observers: list[Observer] = []
         self.observations = Observations()
         self.facts: dict[str, Any] = {}
-        self._limits: dict[int, tuple[TaskType, Limit, int]] = {}
+        self._limits = ByIdentity(self._limit_and_weight)  # asked for several times in each job's life
         self._registry = registry
         self._executors = executors
         self._traces = traces
@@ -168,13 +168,10 @@ class Runtime:
         except (StoreError, TaskNotFound, InvalidDefinition):
             # Its work will say what is wrong; until then it counts like any other.
             return limit_everything(self.settings), WEIGHTS[Priority.NORMAL]
-        known = self._limits.get(id(task))
-        if known is None or known[0] is not task:
-            # Asked for several times in each job's life; tasks that were edited since are not kept for ever.
-            if len(self._limits) >= MOST_LIMITS:
-                self._limits.clear()
-            known = self._limits[id(task)] = (task, limit_of(task, self.settings), WEIGHTS[task.priority])
-        return known[1:]
+        return self._limits.get(task)
+
+    def _limit_and_weight(self, task: TaskType) -> tuple[Limit, int]:
+        return limit_of(task, self.settings), WEIGHTS[task.priority]
 
     def close(self) -> None:
         """Ends what was opened."""

@@ -4,7 +4,7 @@ import time
 
 import redis
 
-from middleware.upkeep import IDLE_AFTER
+from middleware.upkeep import IDLE_AFTER_S
 from tests.end_to_end.conftest import System
 from tests.end_to_end.flow_track import READY, let_pass
 from tests.end_to_end.test_main_job import DIGEST, enable
@@ -26,7 +26,7 @@ def test_an_idle_worker_asks_redis_less_than_ten_times_a_second(system: System) 
     enable(system, "ada")
     worker = system.start_worker(threads=8)
     eventually(lambda: READY in system.log_text(), why=system.log_text())
-    let_pass(IDLE_AFTER.total_seconds())
+    let_pass(IDLE_AFTER_S)
 
     before, began = commands_of(client), time.monotonic()
     let_pass(MEASURED_S)

@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 import dramatiq
 import pytest
 from dramatiq.broker import MessageProxy
-from dramatiq.common import iter_queue
-from dramatiq.worker import _WorkQueueItem
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import current_millis
+from dramatiq.worker import ConsumerThread, _WorkQueueItem
 
-from middleware.fairness import FairQueue, QuicklyEmpty
+from middleware.fairness import FairDispatch, FairQueue
 from tests.store import distribute, end_of, fresh_store, hold, jobs_sent, names, running
 from tests.waiting import eventually
 from tq.bookkeeper import Bookkeeper
@@ -32,9 +33,9 @@ class Workshop:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        limiter = Limiter(store.limits, UNLIMITED, lambda _job: (UNLIMITED, 1), process="test")
-        self.bookkeeper = Bookkeeper(store.ledger, limiter)
-        self.queue = FairQueue(limiter, self.bookkeeper)
+        self.limiter = Limiter(store.limits, UNLIMITED, lambda _job: (UNLIMITED, 1), process="test")
+        self.bookkeeper = Bookkeeper(store.ledger, self.limiter)
+        self.queue = FairQueue(self.limiter, self.bookkeeper)
         self.worked: list[str] = []
         self.beside_suspects: set[str] = set()
         self.slow: set[str] = set()  # whose calls last until they are let go
@@ -125,15 +126,23 @@ def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Stor
     assert jobs[0].took_s is None
 
 
-def test_a_delayed_message_that_strangers_sent_is_kept_until_it_is_due() -> None:
-    delayed = QuicklyEmpty()
-    with pytest.raises(queue.Empty):
-        delayed.get_nowait()
+def test_a_delayed_message_that_strangers_sent_is_kept_until_it_is_due(store: Store) -> None:
+    shop, broker = Workshop(store), StubBroker(middleware=[])
+    broker.declare_queue("control")
+    consumer = ConsumerThread(
+        broker=broker, queue_name="control.DQ", prefetch=1, work_queue=shop.queue, worker_timeout=1
+    )
+    FairDispatch(shop.limiter, shop.bookkeeper).after_consumer_thread_boot(broker, consumer)
+    consumer.consumer = broker.consume("control.DQ")
+    now_ms = current_millis()
+    for eta in (now_ms + 3_600_000, now_ms):
+        message: dramatiq.Message[None] = dramatiq.Message("control.DQ", "tick", (), {}, {"eta": eta})
+        consumer.handle_message(MessageProxy(message))
 
-    delayed.put(2)
-    delayed.put(1)
+    consumer.handle_delayed_messages()
 
-    assert list(iter_queue(delayed)) == [1, 2]
+    assert broker.queues["control"].qsize() == 1
+    assert consumer.delay_queue.qsize() == 1
 
 
 def test_quick_jobs_are_not_kept_by_slow_ones_among_them(store: Store) -> None:

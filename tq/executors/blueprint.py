@@ -16,8 +16,8 @@ import httpx
 from tq.clock import iso
 from tq.errors import ExecutorUnavailable, InvalidInput
 from tq.executors.addresses import Until
-from tq.executors.headers import Line, ReadyHeaders
 from tq.models import Job, TaskConfig, TaskId
+from tq.ready_http import Line, ready_request
 from tq.redaction import is_secret_name, register_secret
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -47,7 +47,11 @@ _NOT_A_TASKS = frozenset(
 class Blueprint:
     """What a task's requests have in common; for all threads of a process."""
 
-    def __init__(self, task_id: TaskId, config: TaskConfig, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, task_id: TaskId, config: TaskConfig, environ: Mapping[str, str], *, limit_s: float
+    ) -> None:
+        """`limit_s` is how long a call of the task may take, in seconds."""
+        self.limit_s = limit_s
         self._task_id = task_id
         self._config = config
         self._environ = environ
@@ -83,24 +87,16 @@ class Blueprint:
             (b"X-User-ID", b"x-user-id", job.user_id.encode()),
             (b"X-Run-ID", b"x-run-id", job.run_id.encode()),
             (b"X-Attempt", b"x-attempt", b"%d" % job.attempt),
-            (b"X-Trigger", b"x-trigger", job.trigger.value.encode()),
+            (b"X-Trigger", b"x-trigger", job.trigger.encode()),
             (b"X-Scheduled-At", b"x-scheduled-at", iso(job.scheduled_at).encode()),
         ]
         if not filled.has_host:
             headers.append((b"Host", b"host", url.netloc))
         if self._has_body:
             headers.append((b"Content-Length", b"content-length", b"%d" % len(body)))
-        # With a stream, httpx takes the headers as they are and adds none of its own.
-        return httpx.Request(
-            self._config.method,
-            url,
-            headers=ReadyHeaders(headers),
-            stream=httpx.ByteStream(body),
-            extensions={
-                "timeout": {"connect": until, "read": until, "write": until, "pool": until},
-                "whole_body": body,
-            },
-        )
+        timeouts = {"connect": until, "read": until, "write": until, "pool": until}
+        extensions = {"timeout": timeouts, "until": until}
+        return ready_request(self._config.method, url, headers, body, extensions)
 
     def _variable(self, name: str) -> str:
         value = self._environ.get(name)

@@ -9,6 +9,7 @@ import httpx
 from httpx._utils import get_environment_proxies
 from loguru import logger
 
+from tq.by_identity import ByIdentity
 from tq.executors.addresses import Connections, Places
 
 MAX_IDLE = 256  # connections that wait for their next call: as many as a process has threads at most
@@ -65,19 +66,27 @@ class _CallClient(httpx.Client):
     that stands in a URL.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._ways = ByIdentity(self._way_of)  # most calls of a task have the same URL
+
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """The answer, as `httpx.Client.send` gives it.
 
         Raises:
             httpx.TransportError: if there is none.
         """
-        if request.url.userinfo:
+        way = self._ways.get(request.url)
+        if way is None:
             return super().send(request, stream=stream, **options)
-        response = self._transport_for_url(request.url).handle_request(request)
+        response = way.handle_request(request)
         response.request = request
         if not stream:
             response.read()
         return response
+
+    def _way_of(self, url: httpx.URL) -> httpx.BaseTransport | None:
+        return None if url.userinfo else self._transport_for_url(url)
 
 
 def _without_cookies(client: httpx.Client) -> httpx.Client:

@@ -22,16 +22,19 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any, NamedTuple, TypeVar
 
 import certifi
 import httpx
 import pycurl
 
+from tq.by_identity import ByIdentity
 from tq.executors.addresses import Places, Until, is_public
 from tq.executors.curl_loop import Failure, Loop, failure_of
-from tq.executors.headers import Line, ReadyHeaders
+from tq.ready_http import Line, lines_of, ready_headers
 
 # httpx keeps a connection for 5 s, and so do many servers: whoever calls at that instant loses the race.
 IDLE_SECONDS = 4
@@ -49,6 +52,7 @@ _SENT_TIME = getattr(pycurl, "POSTTRANSFER_TIME_T", pycurl.PRETRANSFER_TIME_T)
 # that takes far longer than the look.
 _recv = ctypes.PyDLL(None, use_errno=True).recv
 _ONE_BYTE = ctypes.create_string_buffer(1)
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 _Error = TypeVar("_Error", bound=httpx.TransportError)
 
@@ -98,6 +102,7 @@ class CurlTransport(httpx.BaseTransport):
         self._allow_private = allow_private or proxy is not None
         self._proxy = proxy
         self._max_body = max_body
+        self._targets = ByIdentity(self._target_of)  # most calls of a task have the same URL
         self._idle = _Idle(max_idle)
         self._loop = Loop(max_idle=max_idle)
 
@@ -108,24 +113,21 @@ class CurlTransport(httpx.BaseTransport):
             httpx.TransportError: of the kind that httpx's own transport raises.
             UnicodeError: if the host can be no name at all.
         """
-        url = request.url
-        if url.scheme not in _SCHEMES:
-            raise httpx.UnsupportedProtocol(f"{url.scheme!r} is not http or https", request=request)
+        target = self._targets.get(request.url)
+        if target.scheme not in _SCHEMES:
+            raise httpx.UnsupportedProtocol(f"{target.scheme!r} is not http or https", request=request)
         until = _until(request)
-        pinned = self._pinned(request, until)
-        is_secure = url.scheme == "https" or (self._proxy is not None and self._proxy.url.scheme == "https")
-        netloc = url.netloc
-        origin = _ANY if is_secure or self._proxy else netloc
-        handle = self._idle.take(origin) or self._new_handle()
+        pinned = "" if target.is_address else self._pinned(request, target, until)
+        handle = self._idle.take(target.origin) or self._new_handle()
         try:
-            handle.prepare(request, netloc, pinned, until)
-            failure = self._loop.perform(handle.curl) if is_secure else handle.perform()
+            handle.prepare(request, target.text, pinned, until)
+            failure = self._loop.perform(handle.curl) if target.is_secure else handle.perform()
             answer = handle.answer(request, failure)
         except httpx.TransportError:
-            self._idle.give(origin, handle)
+            self._idle.give(target.origin, handle)
             raise
         # After any other exception, one that was thrown into this thread, nobody knows what the handle is at.
-        self._idle.give(origin, handle)
+        self._idle.give(target.origin, handle)
         return answer
 
     def close(self) -> None:
@@ -136,22 +138,49 @@ class CurlTransport(httpx.BaseTransport):
     def _new_handle(self) -> "_Handle":
         return _Handle(proxy=self._proxy, allow_private=self._allow_private, max_body=self._max_body)
 
-    def _pinned(self, request: httpx.Request, until: Until | None) -> str:
+    def _target_of(self, url: httpx.URL) -> "_Target":
+        proxy = None if self._proxy is None else self._proxy.url
+        connected = proxy or url
+        host = connected.raw_host.decode("ascii")
+        is_secure = "https" in {url.scheme, connected.scheme}
+        return _Target(
+            # Without login and fragment: httpx has made a header of the one, and the other is not sent.
+            text=b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path),
+            scheme=url.scheme,
+            origin=_ANY if is_secure or proxy else url.netloc,
+            is_secure=is_secure,
+            host=host,
+            port=connected.port or _DEFAULT_PORTS.get(connected.scheme, 0),
+            is_address=_is_address(host),
+        )
+
+    def _pinned(self, request: httpx.Request, target: "_Target", until: Until | None) -> str:
         """What libcurl is to take for the addresses of the host that it connects to."""
-        url = request.url if self._proxy is None else self._proxy.url
-        host = url.raw_host.decode("ascii")
+        host = target.host
         try:
             place = self._places.find(host, within=None if until is None else until.left)
         except TimeoutError as error:
             raise httpx.ConnectTimeout("the lookup of the name took too long", request=request) from error
         except OSError as error:
             raise httpx.ConnectError(str(error), request=request) from error
-        if place.addresses == (host,) or ":" in host or "%" in "".join(place.addresses):
+        if place.addresses == (host,) or "%" in "".join(place.addresses):
             return ""  # an address already, or one of this machine's links, which only the system can read
-        return f"+{host}:{url.port or _DEFAULT_PORTS[url.scheme]}:{','.join(place.addresses)}"
+        return f"+{host}:{target.port}:{','.join(place.addresses)}"
 
 
 _ANY = b""  # where handles wait that serve any host: in the loop, or connected to the one proxy
+
+
+class _Target(NamedTuple):
+    """Where a URL leads; host and port are those that are connected to, the proxy's if there is one."""
+
+    text: bytes
+    scheme: str
+    origin: bytes
+    is_secure: bool
+    host: str
+    port: int
+    is_address: bool
 
 
 class _Idle:
@@ -228,7 +257,7 @@ class _Handle:
         self._sent = 0
         self._set_for_good(proxy, allow_private=allow_private)
 
-    def prepare(self, request: httpx.Request, netloc: bytes, pinned: str, until: Until | None) -> None:
+    def prepare(self, request: httpx.Request, url: bytes, pinned: str, until: Until | None) -> None:
         """Forget the last call and take up this one.
 
         Raises:
@@ -252,24 +281,21 @@ class _Handle:
             curl.setopt(pycurl.POSTFIELDS, body)
         if (request.method, with_body) != self._method:
             self._set_method(request.method, with_body=with_body)
-        url = request.url
-        # Without login and fragment: httpx has made a header of the one, and the other is not sent.
-        text = b"%s://%s%s" % (url.raw_scheme, netloc, url.raw_path)
-        if text != self._url:
-            curl.setopt(pycurl.URL, text)
-            self._url = text
+        if url != self._url:
+            curl.setopt(pycurl.URL, url)
+            self._url = url
         # Every time, since libcurl forgets it, and in the loop another handle may have set it otherwise.
         if pinned:
             curl.setopt(pycurl.RESOLVE, [pinned])
+        limit_ms = 0
         if until is not None:
             left = until.left
             if left <= 0:
                 raise httpx.ConnectTimeout("the call's time is over", request=request)
-            self._limit_ms = math.ceil(left * 1000)
-            curl.setopt(pycurl.TIMEOUT_MS, self._limit_ms)
-        elif self._limit_ms:
-            self._limit_ms = 0
-            curl.setopt(pycurl.TIMEOUT_MS, 0)
+            limit_ms = math.ceil(left * 1000)
+        if limit_ms != self._limit_ms:
+            curl.setopt(pycurl.TIMEOUT_MS, limit_ms)
+            self._limit_ms = limit_ms
 
     def perform(self) -> Failure | None:
         """Carry the call out here, over the handle's own connection."""
@@ -295,7 +321,7 @@ class _Handle:
         """
         if self._is_cut:
             failure = None
-        head = _parse_head(self._head)
+        head = _parse_head(tuple(self._head))
         if head is None:
             raise self._error(request, failure or (pycurl.E_GOT_NOTHING, ""))
         status, reason, version, headers = head
@@ -309,7 +335,7 @@ class _Handle:
         if failure is None:
             extensions["whole_body"] = body
         stream = _Received(body, None if failure is None else self._error(request, failure))
-        return httpx.Response(status, headers=ReadyHeaders(headers), stream=stream, extensions=extensions)
+        return httpx.Response(status, headers=ready_headers(headers), stream=stream, extensions=extensions)
 
     def close(self) -> None:
         self.curl.close()
@@ -425,12 +451,23 @@ class _Received(httpx.SyncByteStream):
 
 def _is_readable(fd: int) -> bool:
     """Whether something has come over a socket: bytes that nobody has asked for, or its end."""
-    if _recv(fd, _ONE_BYTE, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) >= 0:
+    if _recv(fd, _ONE_BYTE, 1, _LOOK) >= 0:
         return True
     return ctypes.get_errno() not in {errno.EAGAIN, errno.EWOULDBLOCK}
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _until(request: httpx.Request) -> Until | None:
+    known: Until | None = request.extensions.get("until")
+    if known is not None:
+        return known
     timeouts = request.extensions.get("timeout") or {}
     limits = [limit for limit in timeouts.values() if limit is not None]
     if not limits or len(limits) < len(timeouts):
@@ -440,16 +477,19 @@ def _until(request: httpx.Request) -> Until | None:
 
 
 def _header_lines(request: httpx.Request) -> list[bytes]:
-    # A name with nothing after its colon tells libcurl to leave the header out.
-    lines = [b"%s: %s" % (name, value) if value else b"%s;" % name for name, value in request.headers.raw]
-    block = b"\n%s" % b"\n".join(lines).lower()
-    if block.count(b"\n") > len(lines) or b"\r" in block or b"\0" in block:
+    lines = lines_of(request.headers)
+    block = b"\n%s\n" % b"\n".join(lines).lower()
+    if block.count(b"\n") > len(lines) + 1 or b"\r" in block or b"\0" in block:
         raise httpx.LocalProtocolError("a header has a line break in it", request=request)
+    if b": \n" in block:
+        # A name with nothing after its colon tells libcurl to leave the header out.
+        lines = [b"%s: %s" % (name, value) if value else b"%s;" % name for name, value in request.headers.raw]
     lines += [without for header, without in _UNASKED if header not in block]
     return lines
 
 
-def _parse_head(lines: list[bytes]) -> tuple[int, bytes, bytes, list[Line]] | None:
+@lru_cache(maxsize=64)  # many answers begin alike
+def _parse_head(lines: tuple[bytes, ...]) -> tuple[int, bytes, bytes, Sequence[Line]] | None:
     """Status, its words, the version and the headers of the final answer; None if its head is not whole.
 
     Before it there may be heads of interim answers (103 Early Hints), and after it trailers.

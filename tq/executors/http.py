@@ -19,19 +19,19 @@ from typing import Protocol
 
 import httpx
 
+from tq.by_identity import ByIdentity
 from tq.clock import Clock, Stopwatch, SystemClock
 from tq.errors import InvalidInput
 from tq.executors.addresses import Places, Until
 from tq.executors.blueprint import Blueprint
 from tq.executors.client import open_client
-from tq.models import ErrorDetail, ExecutionResult, Job, Outcome, TaskConfig, TaskId, format_duration
+from tq.models import ErrorDetail, ExecutionResult, Job, Outcome, TaskType, format_duration
 from tq.outcomes import ErrorCode, code_of, outcome_of, parse_retry_after
 from tq.redaction import redact
 
 MAX_BODY = 4 * 1024  # bytes of an answer that are kept; enough for an error's text
 # Reading a longer answer to its end costs more than the new connection that cutting it off costs.
 MAX_READ = 64 * 1024
-MAX_BLUEPRINTS = 2048  # definitions that are called by turns; more of them are made anew
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _NOT_SENT = (httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -75,7 +75,9 @@ class HttpExecutor:
         self._places = places or Places()
         self._clock = clock or SystemClock()
         self._traces = traces
-        self._blueprints: dict[int, tuple[TaskConfig, Blueprint]] = {}
+        self._blueprints = ByIdentity(
+            self._blueprint_of
+        )  # all jobs of a definition are given the same object
         self._lock = threading.Lock()
         self._opened: tuple[int, httpx.Client] | None = None  # and by which process
 
@@ -105,15 +107,13 @@ class HttpExecutor:
             opened[1].close()
 
     def _attempt(self, job: Job, watch: Stopwatch) -> ExecutionResult:
-        config = job.task.config
-        if config is None:
+        blueprint = self._blueprints.get(job.task)
+        if blueprint is None:
             return _invalid(f"task {job.task_id} has no endpoint; add config.endpoint")
         client = self._client()  # before the clock runs: the first call is not to pay for what it opens
-        until = Until(min(job.task.timeout, config.max_duration or job.task.timeout).total_seconds())
+        until = Until(blueprint.limit_s)
         try:
-            request = self._blueprint(job.task_id, config).request(
-                job, sent_at=int(self._clock.now().timestamp()), until=until
-            )
+            request = blueprint.request(job, sent_at=int(self._clock.now().timestamp()), until=until)
         except InvalidInput as error:
             return _invalid(str(error))
         refusal = None if self._allow_private else self._refusal(request.url, until)
@@ -123,16 +123,11 @@ class HttpExecutor:
             return self._call(client, request, until, watch)
         return self._traces.call(job, request, lambda: self._call(client, request, until, watch))
 
-    def _blueprint(self, task_id: TaskId, config: TaskConfig) -> Blueprint:
-        # By identity: all jobs of a definition are given the same object, and comparing it would cost more.
-        known = self._blueprints.get(id(config))
-        if known is not None and known[0] is config:
-            return known[1]
-        if len(self._blueprints) >= MAX_BLUEPRINTS:
-            self._blueprints.clear()
-        made = Blueprint(task_id, config, self._environ)
-        self._blueprints[id(config)] = (config, made)
-        return made
+    def _blueprint_of(self, task: TaskType) -> Blueprint | None:
+        if task.config is None:
+            return None
+        limit = min(task.timeout, task.config.max_duration or task.timeout)
+        return Blueprint(task.id, task.config, self._environ, limit_s=limit.total_seconds())
 
     def _refusal(self, url: httpx.URL, until: Until) -> ExecutionResult | None:
         try:

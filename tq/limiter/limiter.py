@@ -68,6 +68,7 @@ class Limiter:
         self._entering = 0
         self._calls: dict[int, _Call] = {}
         self._threads: list[threading.Thread] = []
+        self.is_running = False  # whether calls are limited: in a worker, from its boot to its end
         self._stopping = threading.Event()
         self._away = ""
 
@@ -77,6 +78,7 @@ class Limiter:
         """Begins to limit the calls of so many threads."""
         self.agent.threads = threads
         self._stopping.clear()
+        self.is_running = True
         for target in (self._exchange, self._listen):
             thread = threading.Thread(
                 target=self._while_running, args=(target,), name=f"limiter{target.__name__}", daemon=True
@@ -87,6 +89,7 @@ class Limiter:
     def stop(self) -> None:
         """Tells Redis how the last calls came out, and gives back what is in hand."""
         self._stopping.set()
+        self.is_running = False
         with self.lock:
             self._work.notify_all()
             self.idle.notify_all()
@@ -98,11 +101,6 @@ class Limiter:
             with suppress(StoreError):
                 self._limits.exchange(request)
         self._threads = []
-
-    @property
-    def is_running(self) -> bool:
-        """Whether calls are limited: in a worker, from its boot to its end."""
-        return bool(self._threads) and not self._stopping.is_set()
 
     # Jobs that wait (whoever calls these holds the lock)
 
@@ -214,9 +212,8 @@ class Limiter:
 
     def is_probe(self, envelope: Envelope) -> bool:
         """Whether the call asks on behalf of all whether an outage is over."""
-        with self.lock:
-            call = self._calls.get(id(envelope))
-            return call is not None and call.slot.probe
+        call = self._calls.get(id(envelope))
+        return call is not None and call.slot.probe
 
     def in_outage(self, task: TaskId, instant: float) -> bool:
         """Whether an instant (Unix seconds) lies in the last outage of the task, as far as it is known here."""

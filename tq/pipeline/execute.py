@@ -143,7 +143,7 @@ def _attempt(runtime: Runtime, envelope: Envelope, permission: Permission) -> tu
     watch = Stopwatch()
     job = envelope.open_for(task, deadline_at=permission.deadline_at)
     envelope.called_at = time.monotonic()
-    result = _carry_out(runtime, job)
+    result = _carry_out(runtime, job, watch)
     took = result.duration if result.time_to_first_byte is None else result.time_to_first_byte
     envelope.called_at, envelope.took_s = None, took.total_seconds()
     now = permission.now + watch.elapsed
@@ -196,8 +196,7 @@ def _observe(
         observations.time(DELAY, task, (ended - envelope.scheduled_at).total_seconds())
 
 
-def _carry_out(runtime: Runtime, job: Job) -> ExecutionResult:
-    watch = Stopwatch()
+def _carry_out(runtime: Runtime, job: Job, watch: Stopwatch) -> ExecutionResult:
     try:
         result = runtime.executors.for_task(job.task).execute(job)
         if not isinstance(result, ExecutionResult):

@@ -41,6 +41,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from tq.clock import iso
 from tq.models import Batch, Envelope, ErrorDetail, ExecutionResult, Job
 from tq.outcomes import ErrorCode
+from tq.ready_http import put_line
 from tq.redaction import redact
 from tq.settings import Settings
 from tq.telemetry.logs import set_trace
@@ -203,7 +204,7 @@ class OpenTelemetry:
         job_span = trace.get_current_span()
         if not job_span.is_recording():
             if self._names_by_w3c and isinstance(job_span, Unsampled):
-                request.headers["traceparent"] = job_span.traceparent
+                put_line(request.headers, b"traceparent", job_span.traceparent.encode())
             else:
                 propagate.inject(request.headers)
             return self._unseen(exchange)
