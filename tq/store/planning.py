@@ -13,8 +13,8 @@ from tq.store.transport import QueuedMessage
 
 # A tick looks at so many due entries at a time: 40 kB, and a millisecond of Redis' time.
 DUE_BATCH = 1000
-# One script claims so many shares, or moves so many entries: 2 ms of Redis' time.
-BATCH = 200
+# One script claims so many shares, or moves so many entries: 1 to 2 ms of Redis' time.
+BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
