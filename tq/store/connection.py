@@ -17,6 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
@@ -213,11 +214,24 @@ def open_client(
         "retry": Retry(NoBackoff(), retries),
         # Who has become a replica is left: its name may lead to the new primary by now.
         "retry_on_error": [redis.ReadOnlyError],
+        "command_packer": _Packer(),
         # A question that only managed Redis understands, asked on every connection.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     sentinels = sentinels_in(url)
     return kind.from_url(url, **options) if sentinels is None else _of_primary(sentinels, kind, options)
+
+
+class _Packer:
+    """Makes bytes of a command. The client's own looks at each argument for kinds that are never sent here."""
+
+    def pack(self, command: str | bytes, *arguments: Argument) -> list[bytes]:
+        """The command, whose name may be of several words, in chunks."""
+        words = (command.encode() if isinstance(command, str) else command).split()
+        try:
+            return [hiredis.pack_command((*words, *arguments))]  # type: ignore[arg-type] # its stub means one argument
+        except TypeError as error:
+            raise redis.DataError(str(error)) from error
 
 
 def _of_primary(address: SentinelAddress, kind: type[redis.Redis], options: Mapping[str, Any]) -> redis.Redis:
