@@ -86,9 +86,9 @@ def busy(admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def loading(admin: redis.Redis) -> Iterator[None]:
-    # In microseconds per key: with so many a second and more, in which it often looks who has come.
+    # In microseconds per key: with so many six seconds and more, in which it often looks who has come.
     admin.execute_command("DEBUG", "POPULATE", 4000, "ballast", 200)
-    slowly = configured(admin, key_load_delay="300", loading_process_events_interval_bytes="1024")
+    slowly = configured(admin, key_load_delay="1500", loading_process_events_interval_bytes="1024")
     with slowly, at_work(admin, "DEBUG", "RELOAD"):
         try:
             eventually(lambda: _is_answered("LOADING", admin))
