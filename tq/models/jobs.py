@@ -201,7 +201,7 @@ class Envelope:
 
     def open_for(self, task: TaskType, *, deadline_at: datetime) -> Job:
         """The job as its executor sees it."""
-        return Job.model_construct(
+        return Job(
             id=self.job_id,
             task=task,
             user_id=self.user_id,

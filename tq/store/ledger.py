@@ -33,6 +33,9 @@ class Verdict(StrEnum):
     ELSEWHERE = "elsewhere"
 
 
+_VERDICTS = {str(verdict): verdict for verdict in Verdict}
+
+
 class Permission(NamedTuple):
     """The answer to an attempt that is about to be made, by Redis' time."""
 
@@ -156,7 +159,7 @@ class Ledger:
         envelope = ending.envelope
         match ending:
             case End(_, result):
-                status = result.status.value
+                status = str(result.status)
                 outcome = f"{status}:{result.reason}" if result.reason else status
                 full = result.to_json() if result.status is JobStatus.FAILED else ""
                 is_unreached = result.status is JobStatus.EXPIRED and result.attempts == 0
@@ -186,7 +189,7 @@ def _permissions(answer: list[str]) -> list[Permission]:
     *answers, now = answer
     present = from_ms(int(now))
     return [
-        Permission(Verdict(verdict), from_ms(int(deadline)), present)
+        Permission(_VERDICTS[verdict], from_ms(int(deadline)), present)
         for verdict, deadline in zip(*[iter(answers)] * 2, strict=True)
     ]
 

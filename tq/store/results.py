@@ -15,7 +15,7 @@ def pack_result(result: JobResult) -> str:
     return orjson.dumps(
         [
             result.run_id,
-            result.status.value,
+            result.status,
             result.error.code if result.error else result.reason or "",
             to_ms(result.scheduled_at),
             to_ms(result.started_at) if result.started_at else 0,
