@@ -39,7 +39,8 @@ def ready_request(
 
 def put_line(headers: httpx.Headers, name: bytes, value: bytes) -> None:
     """Adds a header, in place of one that is there under that name, which is in lower case."""
-    headers._list = [*(line for line in headers._list if line[1] != name), (name, name, value)]
+    headers._list = [line for line in headers._list if line[1] != name]
+    headers._list.append((name, name, value))
 
 
 def lines_of(headers: httpx.Headers) -> list[bytes]:

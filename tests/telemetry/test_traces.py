@@ -200,6 +200,33 @@ def test_what_the_work_of_a_job_causes_that_is_not_sampled_is_not_sampled(settin
     assert inner.trace_id == own.trace_id
 
 
+def test_each_job_that_is_not_sampled_has_a_trace_of_its_own_whatever_other_threads_are_at(
+    settings: Settings,
+) -> None:
+    all_begun = threading.Barrier(4)
+    named: list[set[int]] = []
+
+    def work_on(user: str) -> None:
+        for _ in range(3):
+            work = spans.traces.begin_job(make_envelope(user), queue="normal", message_id="any")
+            all_begun.wait()
+            named.append({trace.get_current_span().get_span_context().trace_id for _ in range(2)})
+            work.end()
+            named.append({trace.get_current_span().get_span_context().trace_id})
+
+    with kept_spans(settings, ParentBasedTraceIdRatio(0.0)) as spans:
+        threads = [threading.Thread(target=work_on, args=(f"user-{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    within = [ids for ids in named if ids != {trace.INVALID_TRACE_ID}]
+    assert [len(ids) for ids in within] == [1] * 12
+    assert len(set.union(*within)) == 12
+    assert len(named) == 24
+
+
 def test_only_what_names_a_span_is_taken_for_one() -> None:
     sender = span_context_of("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 

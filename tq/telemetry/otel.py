@@ -45,7 +45,7 @@ from tq.ready_http import put_line
 from tq.redaction import redact
 from tq.settings import Settings
 from tq.telemetry.logs import set_trace
-from tq.telemetry.traces import LAST_DELIVERY_S, Work
+from tq.telemetry.traces import LAST_DELIVERY_S, NoWork, Work
 
 SERVICE = "taskqueue"
 SYSTEM = "dramatiq"
@@ -97,6 +97,8 @@ class OpenTelemetry:
         self._libraries: Sequence[str] = ()
         self._is_closed = False
         self._ids, self._bound = provider.id_generator, _bound_of(provider.sampler)
+        self._unsampled = Unsampled()
+        self._in_unsampled = trace.set_span_in_context(self._unsampled, _ALONE)
         # For calls that are not sampled this is said a hundred times as often as anything else here.
         self._names_by_w3c = set(_names("OTEL_PROPAGATORS") or W3C) == W3C
         set_trace(_trace_ids)
@@ -144,7 +146,8 @@ class OpenTelemetry:
         if self._bound is not None and isinstance(self._ids, TraceIds):
             trace_id = random.getrandbits(128)
             if trace_id & _LOWER_HALF >= self._bound:
-                return SpanOfWork(Unsampled(trace_id))
+                self._unsampled.begin(trace_id)
+                return UnsampledWork(self._in_unsampled)
             self._ids.use(trace_id)
         span = self._tracer.start_span(f"process {queue}", context=_ALONE, kind=SpanKind.CONSUMER)
         if span.is_recording():
@@ -203,8 +206,8 @@ class OpenTelemetry:
         """What the exchange gives; the request names its span."""
         job_span = trace.get_current_span()
         if not job_span.is_recording():
-            if self._names_by_w3c and isinstance(job_span, Unsampled):
-                put_line(request.headers, b"traceparent", job_span.traceparent.encode())
+            if self._names_by_w3c and job_span is self._unsampled:
+                put_line(request.headers, b"traceparent", self._unsampled.traceparent.encode())
             else:
                 propagate.inject(request.headers)
             return self._unseen(exchange)
@@ -271,10 +274,17 @@ class TraceIds(RandomIdGenerator):
 
 
 class Unsampled(trace.NonRecordingSpan):
-    """The span of a job that is not sampled: what its work causes is not sampled either. Few ask for its name."""
+    """The span of any job that is not sampled: what its work causes is not sampled either.
 
-    def __init__(self, trace_id: int) -> None:
-        self._trace_id = trace_id
+    One for all of them, since nearly all jobs have it; its trace is that of the job which its thread is at.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def begin(self, trace_id: int) -> None:
+        """This thread is at a job of that trace from now on."""
+        self._own.trace_id = trace_id
 
     @property
     def traceparent(self) -> str:
@@ -284,6 +294,25 @@ class Unsampled(trace.NonRecordingSpan):
     def get_span_context(self) -> SpanContext:
         """What names it."""
         return SpanContext(self._trace_id, random.getrandbits(64) or 1, is_remote=False)
+
+    @property
+    def _trace_id(self) -> int:
+        # A thread that a task's own code has started is at none; what is done there is not sampled either.
+        trace_id: int = getattr(self._own, "trace_id", 0)
+        return trace_id or random.getrandbits(128) or 1
+
+
+class UnsampledWork(NoWork):
+    """The work on a job that is not sampled, which its thread is in from when it is made to its end."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self, context: Context) -> None:
+        self._token = contexts.attach(context)
+
+    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002 - nobody will see it
+        """It is over."""
+        contexts.detach(self._token)
 
 
 class SpanOfWork:

@@ -106,6 +106,7 @@ class Traces(Protocol):
 class NoWork:
     """Nobody sees it."""
 
+    __slots__ = ()
     is_recorded = False
 
     def tell(self, attributes: Mapping[str, str | int]) -> None:
