@@ -21,7 +21,7 @@ class ByIdentity(Generic[K, V]):
         self._known: dict[int, tuple[K, V]] = {}
 
     def get(self, key: K) -> V:
-        """What was made of this object, now or before; whatever making it raises."""
+        """What was made of this object, now or before. It raises what making it raises."""
         # That it is kept along is what keeps another from getting its number.
         known = self._known.get(id(key))
         if known is not None and known[0] is key:

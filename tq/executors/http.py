@@ -75,9 +75,8 @@ class HttpExecutor:
         self._places = places or Places()
         self._clock = clock or SystemClock()
         self._traces = traces
-        self._blueprints = ByIdentity(
-            self._blueprint_of
-        )  # all jobs of a definition are given the same object
+        # All jobs of a definition are given the same object.
+        self._blueprints = ByIdentity(self._blueprint_of)
         self._lock = threading.Lock()
         self._opened: tuple[int, httpx.Client] | None = None  # and by which process
 
