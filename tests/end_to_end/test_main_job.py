@@ -229,6 +229,8 @@ def test_a_worker_that_is_asked_to_end_finishes_what_it_has_begun_and_loses_noth
 def test_a_task_that_is_edited_or_broken_while_all_runs_is_taken_or_left(system: System) -> None:
     runtime = system.open_runtime()
     system.start_worker()
+    # It shows itself when it has read the definitions: until then there is nothing for it to keep to.
+    eventually(lambda: bool(runtime.store.vitals.signs().processes), why=system.log_text())
     system.run("users", "enable", "ada", "digest")
     tasks = system.settings.tasks_file
     good = tasks.read_text()
