@@ -203,7 +203,7 @@ def test_what_the_work_of_a_job_causes_that_is_not_sampled_is_not_sampled(settin
 def test_each_job_that_is_not_sampled_has_a_trace_of_its_own_whatever_other_threads_are_at(
     settings: Settings,
 ) -> None:
-    all_begun = threading.Barrier(4)
+    all_begun = threading.Barrier(4, timeout=30)
     named: list[set[int]] = []
 
     def work_on(user: str) -> None:

@@ -95,8 +95,7 @@ class Blueprint:
         if self._has_body:
             headers.append((b"Content-Length", b"content-length", b"%d" % len(body)))
         timeouts = {"connect": until, "read": until, "write": until, "pool": until}
-        extensions = {"timeout": timeouts, "until": until}
-        return ready_request(self._config.method, url, headers, body, extensions)
+        return ready_request(self._config.method, url, headers, body, {"timeout": timeouts})
 
     def _variable(self, name: str) -> str:
         value = self._environ.get(name)

@@ -465,12 +465,8 @@ def _is_address(host: str) -> bool:
 
 
 def _until(request: httpx.Request) -> Until | None:
-    known: Until | None = request.extensions.get("until")
-    if known is not None:
-        return known
-    timeouts = request.extensions.get("timeout") or {}
-    limits = [limit for limit in timeouts.values() if limit is not None]
-    if not limits or len(limits) < len(timeouts):
+    limits = set((request.extensions.get("timeout") or {}).values())
+    if not limits or None in limits:
         return None
     longest = max(limits)
     return longest if isinstance(longest, Until) else Until(longest)
