@@ -28,6 +28,7 @@ from tq.bookkeeper import GATHER_S, Bookkeeper
 from tq.lanes import Lanes
 from tq.limiter import Limiter
 from tq.models import SUSPECTS, Envelope, TaskId
+from tq.parking import Parking
 from tq.staffing import Staffing
 
 # With the default of twice the threads, a consumer that has its fill sleeps while threads go idle.
@@ -115,7 +116,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._alone: Envelope | None = None  # the suspect that is under way
         self._draining_until = 0.0  # nothing begins, so that a suspect can
         self._others_first = False
-        self._threads = threading.Condition(limiter.lock)  # that wait for something to do
+        self._threads = Parking(limiter.lock)  # those that wait for something to do
         self._is_closed = False
         self._idle = 0
         self._taken = 0  # jobs, since some were begun
@@ -227,7 +228,7 @@ class FairQueue(queue.PriorityQueue[Any]):
         """Has threads that wait here look around every now and then: the worker ends."""
         with self._limiter.lock:
             self._is_closed = True
-            self._threads.notify_all()
+            self._threads.wake_all()
 
     def given_away(self, items: int) -> None:
         """So many withdrawn items are somebody else's now."""
@@ -397,7 +398,7 @@ class FairQueue(queue.PriorityQueue[Any]):
 
     def _wake(self, threads: int) -> None:
         if self._bookkeeper.is_running and threads > 0:
-            self._threads.notify(threads)
+            self._threads.wake(threads)
         elif not self._bookkeeper.is_running:
             self._limiter.pass_on()
 

@@ -37,6 +37,7 @@ class Workshop:
         self.bookkeeper = Bookkeeper(store.ledger, self.limiter)
         self.queue = FairQueue(self.limiter, self.bookkeeper)
         self.worked: list[str] = []
+        self.hands: set[int] = set()  # the threads that have worked
         self.beside_suspects: set[str] = set()
         self.slow: set[str] = set()  # whose calls last until they are let go
         self.let_go = threading.Event()
@@ -69,6 +70,7 @@ class Workshop:
             with suppress(queue.Empty):
                 message = self.queue.get(timeout=0.1).message
                 job = message.args[0]
+                self.hands.add(threading.get_ident())
                 self._at_work.add(job.user_id)
                 if job.is_suspect:
                     self.beside_suspects |= self._at_work - {job.user_id}
@@ -107,6 +109,19 @@ def test_every_job_is_worked_once_and_counted_whatever_the_number_of_threads(
         eventually(lambda: store.runs.get(run_id).counts.success == 300)
 
     assert sorted(shop.worked) == names(300)
+
+
+def test_jobs_that_come_one_at_a_time_are_worked_by_one_thread_of_many(store: Store) -> None:
+    _, jobs = jobs_of(store, 12)
+    shop = Workshop(store)
+
+    with shop.at_work(8):
+        for worked, job in enumerate(jobs, start=1):
+            eventually(lambda: shop.queue._idle == 8)
+            shop.put([job])
+            eventually(lambda: len(shop.worked) == worked)  # noqa: B023 - asked before the next one comes
+
+    assert len(shop.hands) == 1
 
 
 def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Store) -> None:
