@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
-from tq.debugging.frames import current_frames
+from tq.debugging.frames import frames_now
 from tq.debugging.places import Place, place_of
 from tq.debugging.waiting import waits
 from tq.errors import ProfileRunning
@@ -213,7 +213,8 @@ class _Looker:
 
     def begin(self) -> None:
         """What threads have used until now does not count."""
-        self._meet(current_frames())
+        with frames_now() as frames:
+            self._meet(frames)
         for ident, known in list(self._known.items()):
             try:
                 known.clock = known.counted = self._read(known.number)
@@ -222,7 +223,10 @@ class _Looker:
 
     def look(self) -> None:
         """Counts what each thread has used since it was last seen at work."""
-        frames = current_frames()
+        with frames_now() as frames:
+            self._look_at(frames)
+
+    def _look_at(self, frames: Mapping[int, FrameType]) -> None:
         if self._has_strangers or frames.keys() != self._seen:
             self._meet(frames)
         ended = []

@@ -1,11 +1,11 @@
 """What every thread of the process does now: its name, its CPU time so far, and its stack."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from tq.debugging.frames import current_frames
+from tq.debugging.frames import frames_now
 from tq.debugging.places import Place, place_of
 from tq.debugging.profile import DEEPEST, clock_of_threads
 from tq.redaction import redact
@@ -24,7 +24,12 @@ class Thread:
 
 def threads_now() -> list[Thread]:
     """All threads, those that have used most CPU time first; who asks is left out."""
-    frames = current_frames()
+    with frames_now() as frames:
+        found = _threads_in(frames)
+    return sorted(found, key=lambda thread: (-(thread.cpu_s or 0.0), thread.name))
+
+
+def _threads_in(frames: Mapping[int, FrameType]) -> list[Thread]:
     clock = clock_of_threads()
     found = []
     for thread in threading.enumerate():
@@ -45,7 +50,7 @@ def threads_now() -> list[Thread]:
                 _stack(frames.get(thread.ident or 0)),
             )
         )
-    return sorted(found, key=lambda thread: (-(thread.cpu_s or 0.0), thread.name))
+    return found
 
 
 def threads_text(threads: Sequence[Thread]) -> str:
