@@ -38,6 +38,8 @@ from tq.ready_http import Line, lines_of, ready_headers
 
 # httpx keeps a connection for 5 s, and so do many servers: whoever calls at that instant loses the race.
 IDLE_SECONDS = 4
+# What is sent at a time. libcurl's own 64 kB, once for each of hundreds of threads, would be nearly half of what a call keeps.
+UPLOAD_BYTES = 16 * 1024
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _SCHEMES = frozenset({"http", "https"})
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -347,6 +349,7 @@ class _Handle:
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.MAXCONNECTS, 1)
         curl.setopt(pycurl.MAXAGE_CONN, IDLE_SECONDS)
+        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BYTES)
         if pycurl.version_info()[4] & pycurl.VERSION_HTTP2:
             curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
         _trust(curl, pycurl.CAINFO, pycurl.CAPATH)
