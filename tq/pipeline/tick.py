@@ -6,7 +6,7 @@ task's policy (`missed`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -92,13 +92,15 @@ def _claim_task(
     """Claims what is due of one task, earliest first; returns the runs to be distributed."""
     planned: dict[datetime, list[_Plan]] = defaultdict(list)
     moves = []
+    default = task.interval.canonical
     peopled = {cell.interval for cell in runtime.store.preferences.cells(task.id)}
     for due in dues:
-        interval = _interval_of(task, due)
-        if interval is None or due.cohort.interval not in peopled:
+        own = due.cohort.interval
+        canonical = default if own == DEFAULT_INTERVAL else own
+        if own not in peopled or _interval_in(canonical, due.cohort.zone) is None:
             moves.append(Move(due, None))
             continue
-        plans, look_on, uncounted = _plans(task, due, interval, now)
+        plans, look_on, uncounted = _plans(task, due, canonical, now)
         if not plans or uncounted:
             moves.append(Move(due, plans[0].nominal_at if plans else look_on, uncounted))
         for plan in plans:
@@ -106,7 +108,7 @@ def _claim_task(
     runtime.store.planning.move_on(moves)
     runs = []
     for nominal_at in sorted(planned):
-        shares = [_share(task, plan, now) for plan in planned[nominal_at]]
+        shares = list(_shares(task, planned[nominal_at], now))
         run_id = scheduled_run_id(task.id, nominal_at)
         claimed, live = runtime.store.planning.claim(
             run_id,
@@ -127,36 +129,48 @@ def _claim_task(
     return runs
 
 
-def _interval_of(task: TaskType, due: Due) -> Interval | None:
-    """The interval by which a cohort falls due, in its zone."""
-    zone = due.cohort.zone
-    if due.cohort.interval == DEFAULT_INTERVAL:
-        interval = task.interval
-    else:
-        interval = _own_interval(due.cohort.interval)
+# Hundreds of tasks have cohorts of the same intervals and zones, and each tick meets them again.
+@lru_cache(maxsize=INTERVALS_AT_HAND)
+def _interval_in(canonical: str, zone: str) -> Interval | None:
+    """The interval of this text by which a cohort of this zone falls due; None if it needs a zone and there is none."""
+    interval = Interval.from_canonical(canonical)
     if interval.uses_user_zone:
-        return None if zone == ANY_ZONE else _in_zone(interval, zone)
+        return None if zone == ANY_ZONE else interval.in_zone(zone)
     return interval
 
 
-# Hundreds of tasks have cohorts of the same intervals and zones, and each tick meets them again.
-_own_interval = lru_cache(maxsize=INTERVALS_AT_HAND)(Interval.from_canonical)
-_in_zone = lru_cache(maxsize=INTERVALS_AT_HAND)(Interval.in_zone)
+# They also fall due at the same instants. Two tell nearly always what is due and when the next one will be.
+@lru_cache(maxsize=INTERVALS_AT_HAND)
+def _first_two(canonical: str, zone: str, since: datetime) -> tuple[datetime | None, datetime | None]:
+    """The first two occurrences from an instant on; None for one that there is not."""
+    ahead = _from(canonical, zone, since)
+    return next(ahead, None), next(ahead, None)
 
 
-def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple[list[_Plan], datetime, int]:
+def _from(canonical: str, zone: str, since: datetime) -> Iterator[datetime]:
+    interval = _interval_in(canonical, zone)
+    return (
+        iter(())
+        if interval is None
+        else occurrences(interval, after=since - MILLISECOND, until=LATEST_INSTANT)
+    )
+
+
+def _plans(task: TaskType, due: Due, canonical: str, now: datetime) -> tuple[list[_Plan], datetime, int]:
     """What to do about each occurrence since the last look, when to look on, and how many more were missed."""
-    found = []
     look_on = now + NEVER
-    for occurrence in occurrences(interval, after=due.since - MILLISECOND, until=LATEST_INSTANT):
+    first, second = _first_two(canonical, due.cohort.zone, due.since)
+    if first is None or first > now:
+        return [], first or look_on, 0
+    if (second is None or second > now) and now - first <= NOT_YET_MISSED:
+        look_on = second or look_on
+        return [_Plan(due, first, look_on - first, look_on, "")], look_on, 0
+    found = []
+    for occurrence in _from(canonical, due.cohort.zone, due.since):
         if occurrence > now:
             look_on = occurrence
             break
         found.append(occurrence)
-    if not found:
-        return [], look_on, 0
-    if len(found) == 1 and now - found[0] <= NOT_YET_MISSED:
-        return [_Plan(due, found[0], look_on - found[0], look_on, "")], look_on, 0
     window = task.window.within(look_on - found[-1])
     catch_up = task.catchup_window or max(window, LEAST_CATCH_UP)
     match task.missed:
@@ -182,22 +196,33 @@ def _plans(task: TaskType, due: Due, interval: Interval, now: datetime) -> tuple
     return plans, look_on, uncounted
 
 
-def _share(task: TaskType, plan: _Plan, now: datetime) -> ShareClaim:
-    start_at, spread = spread_of(
-        window=task.window.within(plan.length), nominal_at=plan.nominal_at, claimed_at=now
-    )
-    lateness = task.max_lateness or min(plan.length, LONGEST_LATENESS)
-    if _is_caught_up(task, plan.nominal_at, now):
+def _shares(task: TaskType, plans: Sequence[_Plan], now: datetime) -> Iterator[ShareClaim]:
+    """The shares of one run. Most cohorts' next occurrence is equally far away, and then so is all else."""
+    terms: dict[timedelta, tuple[datetime, timedelta, datetime]] = {}
+    for plan in plans:
+        if plan.length not in terms:
+            terms[plan.length] = _terms(task, plan.nominal_at, plan.length, now)
+        start_at, spread, deadline_at = terms[plan.length]
+        yield ShareClaim(
+            cohort=str(plan.due.cohort),
+            start_at=start_at,
+            spread=spread,
+            deadline_at=deadline_at,
+            due=plan.due,
+            next_look=plan.next_look,
+            skip=plan.skip,
+        )
+
+
+def _terms(
+    task: TaskType, nominal_at: datetime, length: timedelta, now: datetime
+) -> tuple[datetime, timedelta, datetime]:
+    """When an occurrence begins, over which time it is spread, and its deadline; the next one is so far away."""
+    start_at, spread = spread_of(window=task.window.within(length), nominal_at=nominal_at, claimed_at=now)
+    lateness = task.max_lateness or min(length, LONGEST_LATENESS)
+    if _is_caught_up(task, nominal_at, now):
         lateness = task.max_lateness or LONGEST_LATENESS
-    return ShareClaim(
-        cohort=str(plan.due.cohort),
-        start_at=start_at,
-        spread=spread,
-        deadline_at=max(plan.nominal_at, now) + lateness,
-        due=plan.due,
-        next_look=plan.next_look,
-        skip=plan.skip,
-    )
+    return start_at, spread, max(nominal_at, now) + lateness
 
 
 def _is_caught_up(task: TaskType, nominal_at: datetime, now: datetime) -> bool:

@@ -77,9 +77,10 @@ class Planning:
         """What is due now, and which definitions are in force; shows that the scheduler lives."""
         now, version, fingerprint, *entries = self._redis.script("tick", limit)
         due = []
+        instants = {seen: from_ms(int(float(seen))) for seen in set(entries[1::2])}  # few, where many are due
         for member, seen in zip(*[iter(entries)] * 2, strict=True):
             task, _, cohort = member.partition("|")
-            due.append(Due(TaskId(task), Cohort.parse(cohort), from_ms(int(float(seen))), seen))
+            due.append(Due(TaskId(task), Cohort.parse(cohort), instants[seen], seen))
         return Look(from_ms(int(now)), int(version), fingerprint, tuple(due))
 
     def publish(self, version: int, fingerprint: str, tasks: Mapping[str, TaskType]) -> bool:
