@@ -24,6 +24,7 @@ from middleware.fairness import FairQueue
 from tq.clock import Stopwatch
 from tq.errors import InvalidDefinition, StoreError
 from tq.health_file import HealthFile
+from tq.malloc import share_heaps
 from tq.pipeline.mend import Mender
 from tq.pipeline.observe import bring
 from tq.runtime import Runtime
@@ -90,6 +91,7 @@ class Upkeep(dramatiq.Middleware):
         """Opens what the first job would have to wait for, once, before threads could open it twice."""
         _ = self._runtime.executors, self._runtime.definitions
         gc.set_threshold(GARBAGE_AFTER)
+        share_heaps()
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Starts the loop."""
