@@ -111,17 +111,18 @@ def test_every_job_is_worked_once_and_counted_whatever_the_number_of_threads(
     assert sorted(shop.worked) == names(300)
 
 
-def test_jobs_that_come_one_at_a_time_are_worked_by_one_thread_of_many(store: Store) -> None:
-    _, jobs = jobs_of(store, 12)
+def test_jobs_that_come_one_at_a_time_are_worked_by_a_few_threads_of_many(store: Store) -> None:
+    _, jobs = jobs_of(store, 40)
     shop = Workshop(store)
 
-    with shop.at_work(8):
+    with shop.at_work(40):
         for worked, job in enumerate(jobs, start=1):
-            eventually(lambda: shop.queue._idle == 8)
+            eventually(lambda: shop.queue._idle == 40)
             shop.put([job])
             eventually(lambda: len(shop.worked) == worked)  # noqa: B023 - asked before the next one comes
 
-    assert len(shop.hands) == 1
+    # Not by one: another is woken where one that was woken does not come within milliseconds.
+    assert len(shop.hands) <= 10
 
 
 def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Store) -> None:
