@@ -88,7 +88,10 @@ class Upkeep(dramatiq.Middleware):
         self._health = HealthFile(runtime.settings.health_file)
 
     def before_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-        """Opens what the first job would have to wait for, once, before threads could open it twice."""
+        """Opens what the first job would have to wait for, once, before threads could open it twice.
+
+        How memory is handed out and looked through is also to be settled before there are threads.
+        """
         _ = self._runtime.executors, self._runtime.definitions
         gc.set_threshold(GARBAGE_AFTER)
         share_heaps()

@@ -27,6 +27,13 @@ starts = [line.split("-")[0] for line in open("/proc/self/maps") if " rw-p " in 
 print(sum(int(start, 16) % (64 << 20) == 0 for start in starts))
 """
 SHARED = "from tq.malloc import share_heaps; share_heaps()"
+BOOTED = """
+from types import SimpleNamespace
+from middleware.upkeep import Upkeep
+store = SimpleNamespace(heartbeats=None)
+runtime = SimpleNamespace(settings=SimpleNamespace(health_file=None), facts={}, executors=None, definitions=None, store=store)
+Upkeep(runtime).before_worker_boot(None, None)
+"""
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
@@ -35,7 +42,7 @@ def heaps(first: str, **environment: str) -> int:
     """How many there are, beside the first, in a process that does something first."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
-        [sys.executable, "-c", COUNT.format(first=first)],
+        [sys.executable, "-c", COUNT.replace("{first}", first)],
         env={**inherited, **environment},
         capture_output=True,
         text=True,
@@ -45,9 +52,10 @@ def heaps(first: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-def test_many_threads_share_a_few_heaps() -> None:
+@pytest.mark.parametrize("first", [SHARED, BOOTED], ids=["asked for", "in a worker"])
+def test_many_threads_share_a_few_heaps(first: str) -> None:
     assert heaps("") > HEAPS
-    assert heaps(SHARED) < HEAPS  # the first counts, too
+    assert heaps(first) < HEAPS  # the first counts, too
 
 
 def test_what_the_environment_says_goes_before() -> None:
