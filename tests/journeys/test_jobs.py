@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from tests.journeys.conftest import Begin
 from tq.errors import InvalidInput, NotNow, TaskNotFound
@@ -71,6 +72,22 @@ def test_a_failed_attempt_is_retried_under_the_same_key_and_with_the_same_body(b
     assert len({job.body() for job in attempts}) == 1
     [run] = journey.runs()
     assert (run.counts.success, run.counts.retries, run.status) == (1, 2, RunStatus.ENDED)
+
+
+def test_how_jobs_ended_is_told_to_who_debugs(begin: Begin) -> None:
+    told: list[Any] = []
+    sink = logger.add(lambda line: told.append(line.record), level="DEBUG", filter="tq.pipeline.execute")
+    try:
+        executor = answering(GONE.model_copy(update={"duration": timedelta(seconds=2)}))
+        journey = begin(make_task(window=0), at="2026-11-24T08:59:50", executor=executor)
+        journey.enable("ada", "email_digest")
+        journey.until("2026-11-24T09:01")
+    finally:
+        logger.remove(sink)
+
+    [line] = [line for line in told if line["message"] == "job ended"]
+    fields = {name: line["extra"][name] for name in ("status", "code", "http_status", "duration_ms")}
+    assert fields == {"status": "failed", "code": "HTTP_410", "http_status": 410, "duration_ms": 2000.0}
 
 
 def test_attempts_are_used_up_and_the_failure_is_kept_in_full(begin: Begin) -> None:

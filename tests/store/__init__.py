@@ -23,7 +23,6 @@ from tq.models import (
     Envelope,
     ErrorDetail,
     Interval,
-    JobResult,
     JobStatus,
     Overlap,
     Priority,
@@ -481,14 +480,10 @@ def distribute(store: Store, run_id: RunId, *, size: int = 1000) -> int:
 def end_of(envelope: Envelope, status: JobStatus = JobStatus.SUCCESS, **fields: Any) -> End:
     """The end of a job, as an attempt that took a second reports it."""
     failed = status is JobStatus.FAILED
-    result = JobResult(
+    return End(
         **{
-            "job_id": envelope.job_id,
-            "run_id": envelope.run_id,
-            "task_id": envelope.task_id,
-            "user_id": envelope.user_id,
+            "envelope": envelope,
             "status": status,
-            "scheduled_at": envelope.scheduled_at,
             "started_at": NOW,
             "ended_at": NOW + timedelta(seconds=1),
             "duration": timedelta(seconds=1),
@@ -497,4 +492,3 @@ def end_of(envelope: Envelope, status: JobStatus = JobStatus.SUCCESS, **fields: 
             **fields,
         }
     )
-    return End(envelope, result)

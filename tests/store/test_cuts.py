@@ -85,10 +85,7 @@ def begin_calls(store: Store, *jobs: Envelope) -> None:
 
 def expire(store: Store, *jobs: Envelope) -> None:
     """Has jobs end whose deadline came before a worker."""
-    endings = [end_of(job, JobStatus.EXPIRED) for job in jobs]
-    store.ledger.finish(
-        [end._replace(result=end.result.model_copy(update={"attempts": 0})) for end in endings]
-    )
+    store.ledger.finish([end_of(job, JobStatus.EXPIRED, attempts=0) for job in jobs])
 
 
 def pass_over_the_rest(store: Store, run_id: RunId, *, size: int = 1000) -> None:

@@ -20,7 +20,6 @@ from tq.models import (
     ErrorDetail,
     ExecutionResult,
     Job,
-    JobResult,
     JobStatus,
     Outcome,
 )
@@ -43,6 +42,9 @@ MOST_QUESTIONS = 3
 GONE_REASON = "the endpoint answered 410 Gone"
 
 T = TypeVar("T")
+
+# Takes functions in place of values, and calls them if the line is written.
+_lazily = logger.opt(lazy=True)
 
 
 def execute(runtime: Runtime, envelope: Envelope) -> None:
@@ -225,21 +227,14 @@ def _end(
 ) -> End:
     return End(
         envelope,
-        JobResult(
-            job_id=envelope.job_id,
-            run_id=envelope.run_id,
-            task_id=envelope.task_id,
-            user_id=envelope.user_id,
-            status=status,
-            scheduled_at=envelope.scheduled_at,
-            started_at=started_at,
-            ended_at=now,
-            duration=called.duration if called else timedelta(0),
-            attempts=envelope.attempt if called else envelope.attempt - 1,
-            http_status=called.http_status if called else None,
-            error=error,
-            body=called.body if called else None,
-        ),
+        status,
+        now,
+        started_at=started_at,
+        duration=called.duration if called else timedelta(0),
+        attempts=envelope.attempt if called else envelope.attempt - 1,
+        http_status=called.http_status if called else None,
+        error=error,
+        body=called.body if called else None,
     )
 
 
@@ -260,11 +255,12 @@ def _log(ending: End | Retry) -> None:
     match ending:
         case Retry(_, delay, spent, _):
             logger.debug("attempt failed, to be retried", retry_in_s=delay.total_seconds(), spent=spent)
-        case End(_, result):
-            logger.debug(
+        case End():
+            # Hundreds a second, which most processes do not write.
+            _lazily.debug(
                 "job ended",
-                status=result.status.value,
-                code=result.error.code if result.error else None,
-                http_status=result.http_status,
-                duration_ms=result.duration / MILLISECOND,
+                status=lambda: ending.status.value,
+                code=lambda: ending.error.code if ending.error else None,
+                http_status=lambda: ending.http_status,
+                duration_ms=lambda: ending.duration / MILLISECOND,
             )

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from tq.clock import duration_ms, from_ms, to_ms
-from tq.models import Batch, Envelope, JobResult, JobStatus, Priority, RunId
+from tq.models import Batch, Envelope, ErrorDetail, JobResult, JobStatus, Priority, RunId
 from tq.models.runs import Wait
 from tq.store.connection import Argument, Connection
 from tq.store.results import pack_result
@@ -45,10 +45,31 @@ class Permission(NamedTuple):
 
 
 class End(NamedTuple):
-    """A job has ended."""
+    """A job has ended in a state, and how that came about."""
 
     envelope: Envelope
-    result: JobResult
+    status: JobStatus
+    ended_at: datetime
+    reason: str | None = None
+    started_at: datetime | None = None
+    duration: timedelta = timedelta(0)
+    attempts: int = 0
+    http_status: int | None = None
+    error: ErrorDetail | None = None
+    body: str | None = None
+
+    @property
+    def result(self) -> JobResult:
+        """All of it, as it is told."""
+        envelope, *told = self
+        return JobResult(
+            job_id=envelope.job_id,
+            run_id=envelope.run_id,
+            task_id=envelope.task_id,
+            user_id=envelope.user_id,
+            scheduled_at=envelope.scheduled_at,
+            **dict(zip(self._fields[1:], told, strict=True)),
+        )
 
 
 class Retry(NamedTuple):
@@ -158,12 +179,21 @@ class Ledger:
     def _texts_of(self, ending: End | Retry) -> list[Argument]:
         envelope = ending.envelope
         match ending:
-            case End(_, result):
-                status = str(result.status)
-                outcome = f"{status}:{result.reason}" if result.reason else status
-                full = result.to_json() if result.status is JobStatus.FAILED else ""
-                is_unreached = result.status is JobStatus.EXPIRED and result.attempts == 0
-                return [*_who(envelope), outcome, pack_result(result), full, int(is_unreached)]
+            case End():
+                status = ending.status
+                packed = pack_result(
+                    envelope.run_id,
+                    status,
+                    ending.error.code if ending.error else ending.reason,
+                    instants=(envelope.scheduled_at, ending.started_at, ending.ended_at),
+                    duration=ending.duration,
+                    attempts=ending.attempts,
+                    http_status=ending.http_status,
+                )
+                full = ending.result.to_json() if status is JobStatus.FAILED else ""
+                is_unreached = status is JobStatus.EXPIRED and ending.attempts == 0
+                outcome = f"{status}:{ending.reason}" if ending.reason else status.value
+                return [*_who(envelope), outcome, packed, full, int(is_unreached)]
             case Retry(_, delay, spent, priority, failed_at):
                 following = envelope.next_attempt(spent=spent, failed_at=failed_at)
                 message = self._transport.job_message(following, priority)

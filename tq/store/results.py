@@ -1,7 +1,7 @@
 """What became of jobs: the last few per user and task, and every failure in full."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import orjson
 
@@ -10,19 +10,32 @@ from tq.models import ErrorDetail, JobResult, JobStatus, RunId, TaskId, UserId, 
 from tq.store.connection import Connection
 
 
-def pack_result(result: JobResult) -> str:
-    """A result as it is kept: what its key does not say, in a fixed order."""
+def pack_result(
+    run_id: RunId,
+    status: JobStatus,
+    why: str | None,
+    *,
+    instants: tuple[datetime, datetime | None, datetime],
+    duration: timedelta,
+    attempts: int,
+    http_status: int | None,
+) -> str:
+    """A result as it is kept: what its key does not say, in a fixed order.
+
+    `why` is the code of its error, or else its reason; the instants are when it was due, began and ended.
+    """
+    scheduled_at, started_at, ended_at = instants
     return orjson.dumps(
         [
-            result.run_id,
-            result.status,
-            result.error.code if result.error else result.reason or "",
-            to_ms(result.scheduled_at),
-            to_ms(result.started_at) if result.started_at else 0,
-            to_ms(result.ended_at),
-            duration_ms(result.duration),
-            result.attempts,
-            result.http_status or 0,
+            run_id,
+            status,
+            why or "",
+            to_ms(scheduled_at),
+            to_ms(started_at) if started_at else 0,
+            to_ms(ended_at),
+            duration_ms(duration),
+            attempts,
+            http_status or 0,
         ]
     ).decode()
 
