@@ -9,7 +9,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from tq.models import ExecutionResult, Job, format_duration
+from tq.clock import Stopwatch
+from tq.models import ExecutionResult, Job, Outcome, format_duration
 
 
 class FunctionExecutor:
@@ -28,24 +29,27 @@ class FunctionExecutor:
 
         Raises whatever the function raises.
         """
+        watch = Stopwatch()
         answer = self._function(job)
-        if inspect.isawaitable(answer):
-            return _kept_loop.runner.run(_bounded(answer, job.task.timeout))
-        return _as_result(answer)
+        if answer is not None and inspect.isawaitable(answer):
+            return _kept_loop.runner.run(_bounded(answer, job.task.timeout, watch))
+        return _as_result(answer, watch)
 
 
-async def _bounded(answer: Awaitable[object], timeout: timedelta) -> ExecutionResult:
+async def _bounded(answer: Awaitable[object], timeout: timedelta, watch: Stopwatch) -> ExecutionResult:
     try:
         async with asyncio.timeout(timeout.total_seconds()) as limit:
-            return _as_result(await answer)
+            return _as_result(await answer, watch)
     except TimeoutError:
         if not limit.expired():  # a TimeoutError of the function's own, from a call it made
             raise
     return ExecutionResult.retry("TIMEOUT", f"the function took longer than {format_duration(timeout)}")
 
 
-def _as_result(answer: object) -> ExecutionResult:
-    return answer if isinstance(answer, ExecutionResult) else ExecutionResult.success()
+def _as_result(answer: object, watch: Stopwatch) -> ExecutionResult:
+    if isinstance(answer, ExecutionResult):
+        return answer
+    return ExecutionResult(outcome=Outcome.SUCCESS, duration=watch.elapsed)
 
 
 class _KeptLoop(threading.local):

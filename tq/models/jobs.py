@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Self
 
 import orjson
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from tq.clock import from_ms, iso, to_ms
 from tq.models.base import Model
@@ -23,7 +23,7 @@ class Job(Model):
     """What an executor is given: who, what, for when, and which attempt this is."""
 
     id: JobId
-    task: TaskType
+    task: InstanceOf[TaskType]  # not looked through once more for each job
     user_id: UserId
     run_id: RunId
     scheduled_at: datetime
