@@ -45,10 +45,10 @@ class MessageEncoder(Encoder):
                 job = Envelope.from_wire(fields["args"][0])
                 options = fields.get("options", {})
                 job.cause = options.get(TRACEPARENT, "")
-                fields["args"] = [job]
+                fields["args"] = (job,)
                 fields.setdefault("kwargs", {})
                 fields.setdefault("message_id", job.message_id)
-                fields["options"] = _options(job) | options
+                fields["options"] = {"redis_message_id": job.message_id, **options}
         except (KeyError, TypeError, ValueError) as error:
             raise DecodeError("message cannot be read", data, error) from error
         return fields
