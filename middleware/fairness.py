@@ -279,13 +279,9 @@ class FairQueue(queue.PriorityQueue[Any]):
     # Within the lock
 
     def _take_others(self) -> list[Envelope]:
-        jobs: list[Envelope] = []
         ahead = max(3 * self._taken, min(self._idle, MOST_AHEAD)) - len(self._ready)
         self._taken = 0
-        with suppress(IndexError):
-            while len(jobs) < min(ahead, MOST_AHEAD):
-                jobs.append(self._begin(self._lanes.take_job(self._may_begin)))
-        return jobs
+        return [self._begin(item) for item in self._lanes.take_jobs(min(ahead, MOST_AHEAD), self._may_begin)]
 
     def _take_suspect(self) -> list[Envelope] | None:
         """A suspect, or nobody while one waits for the others to end; None if they need not wait for it."""
@@ -402,8 +398,9 @@ class FairQueue(queue.PriorityQueue[Any]):
         elif not self._bookkeeper.is_running:
             self._limiter.pass_on()
 
-    def _may_begin(self, task: str) -> bool:
-        return not self._limiter.is_running or self._limiter.has_slot(TaskId(task))
+    def _may_begin(self, task: str) -> int:
+        """How many jobs of a task."""
+        return self._limiter.slots_due(TaskId(task)) if self._limiter.is_running else MOST_AHEAD
 
 
 def _if_there_are_any(consumer: Any, handle: Callable[[], None]) -> None:

@@ -35,7 +35,10 @@ class Lanes(Generic[T]):
         if tasks is None:
             self._urgent.append(item)
         else:
-            tasks.setdefault(task, deque()).append(item)
+            waiting = tasks.get(task)
+            if waiting is None:
+                waiting = tasks[task] = deque()
+            waiting.append(item)
 
     @property
     def has_urgent(self) -> bool:
@@ -53,32 +56,40 @@ class Lanes(Generic[T]):
         self._size -= 1
         return self._urgent.popleft()
 
-    def has_job(self, may_begin: Callable[[str], bool]) -> bool:
+    def has_job(self, may_begin: Callable[[str], int]) -> bool:
         """Whether an item of one of the three lanes waits whose task may begin."""
         return any(may_begin(task) for tasks in self._lanes.values() for task in tasks)
 
-    def take_job(self, may_begin: Callable[[str], bool]) -> T:
+    def take_job(self, may_begin: Callable[[str], int]) -> T:
         """The item whose turn it is among those of the three lanes whose task may begin.
 
         Raises:
             IndexError: if none waits, or none may begin.
         """
-        turns: dict[str, str] = {}
-        for lane, tasks in self._lanes.items():
-            for task in tasks:
-                if may_begin(task):
-                    turns[lane] = task
-                    break
-        if not turns:
+        jobs = self.take_jobs(1, may_begin)
+        if not jobs:
             raise IndexError("nothing waits that may begin")
-        lane = self._next_lane(turns)
-        self._size -= 1
-        waiting = self._lanes[lane][turns[lane]]
-        item = waiting.popleft()
-        self._lanes[lane].move_to_end(turns[lane])
-        if not waiting:
-            del self._lanes[lane][turns[lane]]
-        return item
+        return jobs[0]
+
+    def take_jobs(self, most: int, may_begin: Callable[[str], int]) -> list[T]:
+        """So many items of the three lanes at most, in turn, and of each task as many as may begin."""
+        left: dict[str, int] = {}
+        jobs: list[T] = []
+        while len(jobs) < most:
+            turns: dict[str, str] = {}
+            for lane, tasks in self._lanes.items():
+                for task in tasks:
+                    if task not in left:
+                        left[task] = may_begin(task)
+                    if left[task]:
+                        turns[lane] = task
+                        break
+            if not turns:
+                break
+            lane = self._next_lane(turns)
+            left[turns[lane]] -= 1
+            jobs.append(self._take(lane, turns[lane]))
+        return jobs
 
     def tasks(self) -> dict[str, int]:
         """How many items wait for each task."""
@@ -100,8 +111,20 @@ class Lanes(Generic[T]):
         self._size -= len(withdrawn)
         return withdrawn
 
+    def _take(self, lane: str, task: str) -> T:
+        self._size -= 1
+        tasks = self._lanes[lane]
+        item = tasks[task].popleft()
+        if tasks[task]:
+            tasks.move_to_end(task)
+        else:
+            del tasks[task]
+        return item
+
     def _next_lane(self, lanes: Iterable[str]) -> str:
         waiting = list(lanes)
+        if len(waiting) == 1:
+            return waiting[0]  # whose credit would be as before
         for lane in waiting:
             self._credit[lane] += WEIGHTS[lane]
         chosen = max(waiting, key=self._credit.__getitem__)

@@ -668,11 +668,15 @@ class AnyHistory(RuleBasedStateMachine):
     @rule()
     def calls_begin(self) -> None:
         """All threads that are free begin what can begin."""
+        due, begun = {task: self.agent.slots_due(task, self.now) for task in (A, B)}, dict.fromkeys((A, B), 0)
         while len(self.calls) < self.agent.threads and (ready := self.agent.ready(self.now)):
             slot = taken(self.agent, self.now, ready[0])
             assert slot.due <= self.now
             self.waiting[slot.task] -= 1
             self.calls.append(slot)
+            begun[slot.task] += 1
+        assert begun == due or len(self.calls) == self.agent.threads
+        assert all(begun[task] <= due[task] for task in due)
 
     @precondition(lambda self: self.calls)
     @rule(

@@ -159,6 +159,33 @@ def test_the_jobs_of_one_task_are_taken_in_the_order_in_which_they_came(events: 
         assert item == alike[0]
 
 
+# --- Many at a time ----------------------------------------------------------------------------------
+
+
+@given(
+    before=histories,
+    most=st.integers(0, 30),
+    allowed=st.fixed_dictionaries({task: st.integers(0, 8) for task in "abc"}),
+)
+def test_many_at_a_time_are_those_that_would_be_taken_one_after_the_other(
+    before: Events, most: int, allowed: dict[str, int]
+) -> None:
+    at_once, one_by_one = Replay(), Replay()
+    at_once.through(before)
+    one_by_one.through(before)
+    left = dict(allowed)
+
+    taken = at_once.lanes.take_jobs(most, allowed.__getitem__)
+
+    for item in taken:
+        assert one_by_one.lanes.take_job(left.__getitem__) == item
+        left[item.task] -= 1
+    if len(taken) < most:
+        with pytest.raises(IndexError, match="nothing waits"):
+            one_by_one.lanes.take_job(left.__getitem__)
+    assert len(at_once.lanes) == len(one_by_one.lanes)
+
+
 # --- None is lost or doubled -----------------------------------------------------------------------------
 
 

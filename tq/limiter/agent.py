@@ -12,6 +12,7 @@ import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 from tq.limits import EVERY_TASK, KINDS, Kind, Limit, Signal
@@ -122,7 +123,10 @@ class _Line:
         return not (self.waiting or self.in_use or self.slots or self.has_news)
 
     def report(self, epoch: int, *, probe: bool) -> Report:
-        return self.reports.setdefault((epoch, probe), Report(epoch, probe))
+        report = self.reports.get((epoch, probe))
+        if report is None:
+            report = self.reports[epoch, probe] = Report(epoch, probe)
+        return report
 
     def pace_now(self, now: float) -> float:
         return self.pace * math.exp((self.pace_at - now) / PACE_OVER_S)
@@ -233,6 +237,16 @@ class Agent:
         """Whether a waiting job of the task may begin now."""
         line = self._lines.get(task)
         return line is not None and line.waiting > 0 and self._due_slot(line, now)
+
+    def slots_due(self, task: TaskId, now: float) -> int:
+        """How many waiting jobs of the task may begin now, one after the other."""
+        line = self._lines.get(task)
+        if line is None:
+            return 0
+        line.drop_stale(now)
+        if line.latest_due <= now:
+            return min(line.waiting, len(line.slots))
+        return min(line.waiting, sum(1 for _ in takewhile(lambda slot: slot.due <= now, line.slots)))
 
     def ready(self, now: float) -> list[TaskId]:
         """The tasks of which a job may begin now."""
@@ -410,16 +424,17 @@ class Agent:
             self._is_away = False
             for line in self._lines.values():
                 self._void(line)
-        for grant in answer.grants:
-            slot = Slot(grant.task, now + grant.delay, grant.epoch, grant.probe, grant.place)
-            self._lines[grant.task].add(slot)
-        served = Counter(grant.task for grant in answer.grants)
-        latest = {grant.task: grant.delay for grant in sorted(answer.grants, key=lambda grant: grant.delay)}
+        served: Counter[TaskId] = Counter()
+        latest: dict[TaskId, float] = {}
+        for task, delay, of_epoch, probe, place in answer.grants:
+            self._lines[task].add(Slot(task, now + delay, of_epoch, probe, place))
+            served[task] += 1
+            latest[task] = max(delay, latest.get(task, delay))
         if served:
             lead = answer.grants[0].delay
             # The task that gets the most tells: a slow one, with a slot far ahead, must not hold up the others.
             [(most, _)] = served.most_common(1)
-            self._last_due = now + max(grant.delay for grant in answer.grants if grant.task == most)
+            self._last_due = now + latest[most]
             self._linger = min(LINGER_S, lead / 2)
         for ask in request.tasks:
             line, scope = self._lines[ask.task], answer.scopes[ask.task]

@@ -110,9 +110,9 @@ class Limiter:
         envelope.waits_since = now = time.monotonic()
         self._wake_if_due(now)
 
-    def has_slot(self, task: TaskId) -> bool:
-        """Whether a job of the task may begin now."""
-        return self.agent.has_slot(task, time.monotonic())
+    def slots_due(self, task: TaskId) -> int:
+        """How many jobs of the task may begin now."""
+        return self.agent.slots_due(task, time.monotonic())
 
     def begin(self, envelope: Envelope) -> bool:
         """The job begins, with the slot that is there for it; False if that has lapsed this very moment."""
