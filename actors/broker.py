@@ -47,7 +47,7 @@ class Broker(RedisBroker):
     """A Redis broker without delay queues, that recovers what dead processes had fetched."""
 
     def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda) -> None:
-        self._listeners: dict[str, list[Callable[..., None]]] = {}
+        self._before, self._after = _Listeners(self, "before_"), _Listeners(self, "after_", last_first=True)
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
             # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
             client=open_client(
@@ -83,7 +83,8 @@ class Broker(RedisBroker):
     def add_middleware(self, middleware: dramatiq.Middleware, **where: Any) -> None:
         """Adds a middleware."""
         super().add_middleware(middleware, **where)
-        self._listeners = {}
+        self._before.clear()
+        self._after.clear()
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Has those hear of a signal who listen to it; Dramatiq calls all, many times for each message.
@@ -91,7 +92,7 @@ class Broker(RedisBroker):
         Raises:
             MiddlewareError: whatever stops a message.
         """
-        for listener in self._listeners_to("before_" + signal):
+        for listener in self._before[signal]:
             try:
                 listener(self, *args, **kwargs)
             except MiddlewareError:
@@ -101,21 +102,11 @@ class Broker(RedisBroker):
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Likewise, last ones first."""
-        for listener in reversed(self._listeners_to("after_" + signal)):
+        for listener in self._after[signal]:
             try:
                 listener(self, *args, **kwargs)
             except Exception:
                 self.logger.critical("middleware failed after %s", signal, exc_info=True)
-
-    def _listeners_to(self, hook: str) -> list[Callable[..., None]]:
-        found = self._listeners.get(hook)
-        if found is None:
-            deaf = getattr(dramatiq.Middleware, hook, None)
-            found = [
-                getattr(each, hook) for each in self.middleware if getattr(type(each), hook, deaf) is not deaf
-            ]
-            self._listeners[hook] = found
-        return found
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "Consumer":
         """What takes messages from a queue; it takes over from the one before it.
@@ -259,6 +250,25 @@ class Broker(RedisBroker):
             )
             for consumer in consumers.values():
                 consumer.unsure.set()
+
+
+class _Listeners(dict[str, list[Callable[..., None]]]):
+    """Those of a broker's middleware that listen to a signal, by signal, in the order in which they hear of it."""
+
+    def __init__(self, broker: Broker, when: str, *, last_first: bool = False) -> None:
+        super().__init__()
+        self._broker, self._when, self._last_first = broker, when, last_first
+
+    def __missing__(self, signal: str) -> list[Callable[..., None]]:
+        hook = self._when + signal
+        deaf = getattr(dramatiq.Middleware, hook, None)
+        found = [
+            getattr(each, hook)
+            for each in self._broker.middleware
+            if getattr(type(each), hook, deaf) is not deaf
+        ]
+        self[signal] = found[::-1] if self._last_first else found
+        return self[signal]
 
 
 def make_broker(
