@@ -39,6 +39,8 @@ from tq.store.keys import Keys
 from tq.store.refusals import explained
 
 JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
+# A script has no room for more at a time.
+MOST_FETCHED = 5_000
 # A live process shows itself every three seconds, in its upkeep.
 DEAD_AFTER_MS = 15_000
 
@@ -73,6 +75,7 @@ class Broker(RedisBroker):
         self.wake_channel = self._keys("wake")
         for name, script in self.scripts.items():
             name_script(script, name, has_actions=name == "dispatch")  # one for all that Dramatiq does
+        self._fetch = self._script("fetch")
         self._recover = self._script("recover")
         self._leave = self._script("leave")
 
@@ -157,6 +160,18 @@ class Broker(RedisBroker):
         for name, consumer in list(self._consumers.items()):
             if queue_name in ("", name):
                 consumer.woken.set()
+
+    def do_fetch(self, queue_name: str, most: int) -> list[bytes | None]:
+        """Takes so many messages at most from a queue, in the name of this process.
+
+        Raises:
+            redis.RedisError: if Redis did not do it, or it is not known whether it did.
+        """
+        most = min(most, MOST_FETCHED)
+        fetched: list[bytes | None] = self._fetch(
+            keys=[self.namespace], args=[self.broker_id, queue_name, most]
+        )
+        return fetched
 
     def recover(self) -> int:
         """Shows that this process lives, and puts back what dead ones had fetched; returns how many messages.

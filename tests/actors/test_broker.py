@@ -58,6 +58,11 @@ def waiting(broker: Broker, queue: str = QUEUE) -> int:
     return int(broker.client.llen(f"{broker.namespace}:{queue}"))
 
 
+def fetched_by(broker: Broker) -> set[bytes]:
+    """The ids of what Redis counts as the process' own."""
+    return set(broker.client.smembers(f"{broker.namespace}:__acks__.{broker.broker_id}.{QUEUE}"))
+
+
 def test_a_message_that_the_store_wrote_is_what_a_consumer_reads(broker: Broker, settings: Settings) -> None:
     enqueue(broker, settings, "ada")
 
@@ -66,6 +71,32 @@ def test_a_message_that_the_store_wrote_is_what_a_consumer_reads(broker: Broker,
     assert message is not None
     assert message.actor_name == EXECUTE
     assert message.args[0].to_wire() == make_envelope("ada").to_wire()
+
+
+def test_messages_are_fetched_in_their_order_each_by_one_process_and_no_more_than_there_is_room_for(
+    broker: Broker, store: Store, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob", "cyd", "dan")
+    other = Broker(settings, [], store.agenda)
+
+    first, second = users_of(consume(broker, prefetch=3)), users_of(consume(other, prefetch=3))
+
+    assert (first, second) == (["ada", "bob", "cyd"], ["dan"])
+    assert (len(fetched_by(broker)), len(fetched_by(other)), waiting(broker)) == (3, 1, 0)
+    other.client.close()
+
+
+def test_a_message_that_was_deleted_while_it_waited_is_passed_over(
+    broker: Broker, settings: Settings
+) -> None:
+    enqueue(broker, settings, "ada", "bob")
+    broker.client.hdel(f"{broker.namespace}:{QUEUE}.msgs", make_envelope("ada").message_id)
+    consumer = consume(broker)
+
+    assert [message and message.args[0].user_id for message in (next(consumer), next(consumer))] == [
+        None,
+        "bob",
+    ]
 
 
 @pytest.mark.parametrize("is_called", [True, False])

@@ -122,6 +122,6 @@ def test_debug_redis_tells_every_command_by_name(commands: Commands) -> None:
     told = [line for line in lines if line["message"] == "redis command"]
 
     assert all(line["duration_ms"] >= 0 for line in told)
-    assert {"dispatch fetch", "recover", "beat"} <= {line.get("script") for line in told}
+    assert {"fetch", "recover", "beat"} <= {line.get("script") for line in told}
     assert {"SUBSCRIBE", "pipeline"} <= {line["command"] for line in told}
     assert not [line for line in told if "ada-planted" in str(line)]
