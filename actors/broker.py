@@ -71,7 +71,8 @@ class Broker(RedisBroker):
         self._is_outdated = False
         self.generation = 0  # rises when all that was fetched has become somebody else's
         self.is_leaving = False
-        self.is_told = False  # of messages that are put into queues; see actors/wake.py
+        # The name under which this process is woken when messages are put into queues; '' while it cannot be.
+        self.heard_as = ""
         self.wake_channel = self._keys("wake")
         for name, script in self.scripts.items():
             name_script(script, name, has_actions=name == "dispatch")  # one for all that Dramatiq does
@@ -161,15 +162,21 @@ class Broker(RedisBroker):
             if queue_name in ("", name):
                 consumer.woken.set()
 
-    def do_fetch(self, queue_name: str, most: int) -> list[bytes | None]:
+    def do_fetch(
+        self, queue_name: str, most: int, *, heard_as: str = "", least: int = 1
+    ) -> list[bytes | None]:
         """Takes so many messages at most from a queue, in the name of this process.
+
+        If the queue is empty then, and the process has room for `least` more, it will be woken for those that come,
+        unless `heard_as` is no name. So will others, if there are many.
 
         Raises:
             redis.RedisError: if Redis did not do it, or it is not known whether it did.
         """
-        most = min(most, MOST_FETCHED)
+        busy_with = sum(consumer.outstanding_message_count for consumer in list(self._consumers.values()))
         fetched: list[bytes | None] = self._fetch(
-            keys=[self.namespace], args=[self.broker_id, queue_name, most]
+            keys=[self.namespace],
+            args=[self.broker_id, queue_name, min(most, MOST_FETCHED), heard_as, least, busy_with],
         )
         return fetched
 
@@ -240,9 +247,10 @@ class Broker(RedisBroker):
             redis.RedisError: if Redis did not do it; then it is done when the process is found dead.
         """
         keys = [self.namespace, self._keys("begun", self.broker_id), self._keys("suspects")]
-        returned = int(self._leave(keys=keys, args=[self.broker_id, SUSPECTS, *sorted(self.queues)]))
-        if returned:
-            self.tell()
+        arguments = [self.broker_id, SUSPECTS, self.heard_as, *sorted(self.queues)]
+        returned = int(self._leave(keys=keys, args=arguments))
+        # Also if nothing was put back: whoever has woken this process in its last moment takes it that somebody comes.
+        self.tell()
         return returned
 
     def put_off(self, messages: Sequence[tuple[MessageProxy, timedelta]]) -> None:

@@ -57,6 +57,7 @@ class Consumer(_RedisConsumer):
         self._come_twice: set[str] = set()  # of those, whoever came again while the process had them
         self._fetched_as = broker.broker_id
         self._is_drained = False  # whether its queue was empty when it asked, and it would know otherwise
+        self._least_room = max(1, prefetch // LEAST_PART)
         self.unsure = threading.Event()
         self.outdated = threading.Event()
         self.woken = threading.Event()
@@ -99,14 +100,16 @@ class Consumer(_RedisConsumer):
     def _fetch(self) -> bool:
         """Whether messages could be fetched; if not, some time has passed meanwhile."""
         if self._has_room and not self._is_drained:
-            self._fetched_as = self.broker.broker_id
+            self._fetched_as, heard_as = self.broker.broker_id, self.broker.heard_as
             room = self.prefetch - self.outstanding_message_count
-            self.message_cache = self.broker.do_fetch(self.queue_name, room)
+            self.message_cache = self.broker.do_fetch(
+                self.queue_name, room, heard_as=heard_as, least=self._least_room
+            )
             # Of what comes after the last one it will be told.
-            self._is_drained = self.broker.is_told and len(self.message_cache) < room
+            self._is_drained = bool(heard_as) and room - len(self.message_cache) >= self._least_room
         if self.message_cache:
             self.misses = 0
-        elif self.broker.is_told:
+        elif self.broker.heard_as:
             self.woken.wait(ASK_ANYWAY_S)
             self._is_drained = False
         else:
@@ -116,7 +119,7 @@ class Consumer(_RedisConsumer):
 
     @property
     def _has_room(self) -> bool:
-        return bool(self.prefetch - self.outstanding_message_count >= max(1, self.prefetch // LEAST_PART))
+        return bool(self.prefetch - self.outstanding_message_count >= self._least_room)
 
     def _next_fetched(self) -> MessageProxy | None:
         body = self.message_cache.pop(0)

@@ -3,7 +3,8 @@
 -- was suspected, this time does not count.
 -- KEYS[1] the broker's namespace   KEYS[2] set: what the process has begun   KEYS[3] hash: how often suspects
 -- were begun
--- ARGV[1] the process   ARGV[2] the suspects' queue   ARGV[3..] all queues
+-- ARGV[1] the process   ARGV[2] the suspects' queue   ARGV[3] the name under which it was woken, or ''
+-- ARGV[4..] all queues
 -- Returns how many messages were put back.
 local ns, process = KEYS[1], ARGV[1]
 local returned = 0
@@ -14,7 +15,7 @@ local function spare(body)
   if (tonumber(redis.call('HGET', KEYS[3], suspect)) or 0) > 0 then redis.call('HINCRBY', KEYS[3], suspect, -1) end
 end
 
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local queue, acks = ns .. ':' .. ARGV[i], ns .. ':__acks__.' .. process .. '.' .. ARGV[i]
   for _, id in ipairs(redis.call('SMEMBERS', acks)) do
     local body = redis.call('HGET', queue .. '.msgs', id)
@@ -25,6 +26,7 @@ for i = 3, #ARGV do
     end
   end
   redis.call('DEL', acks)
+  redis.call('ZREM', queue .. '.waiting', ARGV[3])
 end
 redis.call('DEL', KEYS[2])
 for _, living in ipairs({ ':__heartbeats__', ':alive', ':noticed' }) do redis.call('ZREM', ns .. living, process) end

@@ -27,20 +27,26 @@ def broker_namespace(namespace: str) -> str:
 class DramatiqTransport:
     """Puts messages where Dramatiq's Redis broker fetches them: an id in the list, a body in the hash.
 
-    Consumers are told of each queue once in a script, not once per message.
+    As many of the processes that wait for messages of the queue are woken as there are messages, in the order of
+    `fetch.lua`. One that cannot hear any more is passed over.
     """
 
     def __init__(self, settings: Settings) -> None:
         prefix, wake = broker_namespace(settings.namespace), Keys(settings.namespace)("wake")
         self.enqueue_lua = (
-            f"local woken = {{}}\n"
+            f"local function wake(queue, messages)\n"
+            f"  while messages > 0 do\n"
+            f"    local waiter = redis.call('ZPOPMIN', '{prefix}:'..queue..'.waiting')[1]\n"
+            f"    if not waiter then return end\n"
+            f"    messages = messages - redis.call('PUBLISH', '{wake}:'..waiter, queue)\n"
+            f"  end\n"
+            f"end\n"
             f"local function enqueue(queue, ...)\n"
             f"  local texts, ids = {{...}}, {{}}\n"
             f"  for i = 1, #texts, 2 do ids[#ids + 1] = texts[i] end\n"
             f"  redis.call('HSET', '{prefix}:'..queue..'.msgs', ...)\n"
             f"  redis.call('RPUSH', '{prefix}:'..queue, unpack(ids))\n"
-            f"  if not woken[queue] then redis.call('PUBLISH', '{wake}', queue) end\n"
-            f"  woken[queue] = true\n"
+            f"  wake(queue, #ids)\n"
             f"end\n"
             f"local function queued(queue, id)\n"
             f"  return redis.call('HEXISTS', '{prefix}:'..queue..'.msgs', id) == 1\n"
@@ -82,7 +88,9 @@ class DramatiqTransport:
         )
         self.queues = (CONTROL, *(priority.value for priority in Priority), SUSPECTS)
         self.queue_keys = tuple(
-            f"{prefix}:{queue}{part}" for queue in self.queues for part in ("", ".msgs", ".XQ", ".XQ.msgs")
+            f"{prefix}:{queue}{part}"
+            for queue in self.queues
+            for part in ("", ".msgs", ".XQ", ".XQ.msgs", ".waiting")
         )
         self.backlog_lua = (
             f"local function first_of(queue) return redis.call('LINDEX', '{prefix}:'..queue, 0) or '' end\n"

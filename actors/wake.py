@@ -1,12 +1,14 @@
 """Consumers are told when there is something in their queue, instead of asking for it again and again.
 
-Whoever puts messages into a queue publishes its name, once per script. Each worker process listens in one
-thread, and wakes the consumer of that queue; or whoever keeps the agenda, if something there is due at
-once. Nothing depends on it but time: a consumer that was not told asks by itself every few seconds, and
-every second while its process cannot listen.
+Who finds its queue empty is noted as waiting there, and whoever puts messages into it wakes as many processes as it
+puts, those that have least to do: to wake all of them for each message would cost most where there are many. What goes back into a queue, and what
+an actor sends, is told to all. Each worker process listens in one thread, and wakes the consumer of that queue; or
+whoever keeps the agenda, if something there is due at once. Nothing depends on it but time: a consumer that was not
+told asks by itself every few seconds, and every second while its process cannot listen.
 """
 
 import threading
+import uuid
 from contextlib import closing
 
 import dramatiq
@@ -48,7 +50,7 @@ class WakeUps(dramatiq.Middleware):
                 self._hear(broker)
             except redis.RedisError as error:
                 logger.debug("wake-ups not heard for a moment", reason=str(error))
-            broker.is_told = False
+            broker.heard_as = ""
             # What was put into queues meanwhile is not to wait until the next time that they would look.
             broker.wake()
             self._stopping.wait(LISTEN_AGAIN_S)
@@ -57,16 +59,23 @@ class WakeUps(dramatiq.Middleware):
         client = open_client(
             self._redis_url, decode_responses=True, retries=0, log_commands=self._log_commands
         )
+        name = uuid.uuid4().hex
+        own = f"{broker.wake_channel}:{name}"
+        unheard = {broker.wake_channel, own}
         with closing(client), client.pubsub() as channel:
-            channel.subscribe(broker.wake_channel)
+            channel.subscribe(*unheard)
             while not self._stopping.is_set():
                 heard = channel.get_message(timeout=WAIT_S)
                 if heard is None:
                     continue
                 if heard["type"] == "subscribe":
-                    broker.is_told = True
-                    broker.wake()
+                    unheard.discard(heard["channel"])
+                    if not unheard:
+                        broker.heard_as = name
+                        broker.wake()
                 elif heard["type"] == "message" and heard["data"] == DUE_NOW:
                     self._agenda.set()
+                elif heard["type"] == "message" and heard["channel"] == own and broker.is_leaving:
+                    broker.tell(heard["data"])  # somebody is to come
                 elif heard["type"] == "message":
                     broker.wake(heard["data"])

@@ -1,7 +1,8 @@
 """Consumers are told of messages, wherever these come from, and ask by themselves where they are not."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import dramatiq
 import pytest
 
 from actors.broker import Broker
-from actors.consumer import ASK_ANYWAY_S
+from actors.consumer import ASK_ANYWAY_S, Consumer
 from actors.transport import DramatiqTransport
 from actors.wake import WakeUps
 from tests.store import claim, enable, share_of
@@ -20,6 +21,7 @@ from tq.models import Priority
 from tq.redis_server import RedisServer
 from tq.settings import Settings
 from tq.store import Store
+from tq.store.agenda import DUE_NOW
 from tq.testing import make_envelope
 
 QUEUE = Priority.NORMAL.value
@@ -40,10 +42,10 @@ def broker(settings: Settings, store: Store, agenda: threading.Event) -> Iterato
     made.declare_queue(QUEUE)
     wake_ups = WakeUps(settings.redis_url, agenda=agenda)
     wake_ups.after_worker_boot(made, WORKER)
-    eventually(lambda: made.is_told)
+    eventually(lambda: bool(made.heard_as))
     yield made
     wake_ups.after_worker_shutdown(made, WORKER)
-    eventually(lambda: not made.is_told)
+    eventually(lambda: not made.heard_as)
     made.client.close()
 
 
@@ -54,6 +56,15 @@ def put(settings: Settings, broker: Broker, *users: str) -> None:
     script = "for i = 1, #ARGV, 3 do enqueue(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end"
     arguments = [part for message in messages for part in (message.queue, message.id, message.body)]
     broker.client.eval(transport.enqueue_lua + script, 0, *cast("list[Any]", arguments))
+
+
+def put_unheard(settings: Settings, broker: Broker, messages: int) -> None:
+    """Puts so many messages into the queue without anybody being told."""
+    transport, queue = DramatiqTransport(settings), f"{broker.namespace}:{QUEUE}"
+    for number in range(messages):
+        message = transport.job_message(make_envelope(f"user-{number}"), Priority.NORMAL)
+        broker.client.hset(f"{queue}.msgs", message.id, message.body)
+        broker.client.rpush(queue, message.id)
 
 
 def test_a_consumer_that_sleeps_is_woken_by_a_message(broker: Broker, settings: Settings) -> None:
@@ -81,7 +92,6 @@ def test_a_consumer_that_has_emptied_its_queue_asks_again_when_it_is_told_of_mor
 ) -> None:
     consumer = broker.consume(QUEUE, prefetch=8)
     put(settings, broker, "ada")
-    eventually(consumer.woken.is_set)
     assert next(consumer) is not None
     asked = fetches(broker)
     found: list[str] = []
@@ -120,20 +130,156 @@ def fetches(broker: Broker) -> int:
     return int(broker.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-def test_a_queue_is_told_of_once_in_a_script_however_many_messages_it_gets(
-    broker: Broker, settings: Settings
+@dataclass
+class Sleeper:
+    """A process that has found its queue empty and sleeps."""
+
+    broker: Broker
+    consumer: Consumer
+    agenda: threading.Event
+
+    @property
+    def is_woken(self) -> bool:
+        return self.consumer.woken.is_set()
+
+
+@pytest.fixture
+def sleeper(settings: Settings, store: Store) -> Iterator[Callable[[], Sleeper]]:
+    """Has one more process go to sleep; whoever did so last is woken first."""
+    ends: list[Callable[[], None]] = []
+
+    def sleeping(prefetch: int = 8) -> Sleeper:
+        broker, agenda = Broker(settings, [], store.agenda), threading.Event()
+        broker.declare_queue(QUEUE)
+        wake_ups = WakeUps(settings.redis_url, agenda=agenda)
+        wake_ups.after_worker_boot(broker, WORKER)
+        ends.append(lambda: wake_ups.after_worker_shutdown(broker, WORKER))
+        eventually(lambda: bool(broker.heard_as))
+        made = Sleeper(broker, broker.consume(QUEUE, prefetch=prefetch), agenda)
+        broker.do_fetch(QUEUE, prefetch, heard_as=broker.heard_as)
+        return made
+
+    yield sleeping
+    for end in ends:
+        end()
+
+
+def those_woken(sleepers: Sequence[Sleeper]) -> list[bool]:
+    """Which of them have been woken, when all have heard what there was to hear."""
+    for each in sleepers:
+        each.agenda.clear()
+        each.broker.client.publish(f"{each.broker.wake_channel}:{each.broker.heard_as}", DUE_NOW)
+        assert each.agenda.wait(timeout=10)
+    return [each.is_woken for each in sleepers]
+
+
+@pytest.mark.parametrize(
+    ("messages", "woken"),
+    [(1, [False, False, True]), (2, [False, True, True]), (3, [True, True, True]), (9, [True, True, True])],
+)
+def test_as_many_processes_are_woken_as_there_are_messages_the_last_to_go_to_sleep_first(
+    sleeper: Callable[[], Sleeper], settings: Settings, messages: int, woken: list[bool]
 ) -> None:
-    with broker.client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(broker.wake_channel)
-        put(settings, broker, "ada", "bob", "cyd")
-        broker.tell("last")
+    sleepers = [sleeper() for _ in range(3)]
 
-        told: list[bytes] = []
-        while b"last" not in told:
-            message = channel.get_message(timeout=1)
-            told += [message["data"]] if message else []
+    put(settings, sleepers[0].broker, *(f"user-{number}" for number in range(messages)))
 
-    assert told == [QUEUE.encode(), b"last"]
+    assert those_woken(sleepers) == woken
+
+
+def test_who_was_woken_is_not_woken_again_before_it_has_looked(
+    sleeper: Callable[[], Sleeper], settings: Settings
+) -> None:
+    first, last = sleeper(), sleeper()
+    put(settings, first.broker, "ada")
+    assert those_woken([first, last]) == [False, True]
+
+    put(settings, first.broker, "bob")
+
+    assert those_woken([first, last]) == [True, True]
+
+
+def test_who_cannot_hear_any_more_is_passed_over(
+    sleeper: Callable[[], Sleeper], settings: Settings, broker: Broker
+) -> None:
+    alive = sleeper()
+    broker.do_fetch(QUEUE, 1, heard_as="gone")
+
+    put(settings, broker, "ada")
+
+    assert those_woken([alive]) == [True]
+
+
+def test_who_is_about_to_end_has_others_come_in_its_place(
+    sleeper: Callable[[], Sleeper], settings: Settings
+) -> None:
+    other, leaving = sleeper(), sleeper()
+    leaving.broker.is_leaving = True
+
+    put(settings, other.broker, "ada")
+
+    assert other.consumer.woken.wait(timeout=10)
+
+
+def test_who_has_left_is_woken_no_more_and_others_come_for_what_it_was_last_woken_for(
+    sleeper: Callable[[], Sleeper],
+) -> None:
+    other, left = sleeper(), sleeper()
+
+    left.broker.leave()
+
+    waiting = left.broker.client.zrange(f"{left.broker.namespace}:{QUEUE}.waiting", 0, -1)
+    assert waiting == [other.broker.heard_as.encode()]
+    assert other.consumer.woken.wait(timeout=10)
+
+
+def test_who_has_no_room_is_not_woken_for_what_others_could_take(
+    sleeper: Callable[[], Sleeper], settings: Settings
+) -> None:
+    other, full = sleeper(), sleeper()
+    put_unheard(settings, full.broker, 7)
+    assert next(full.consumer) is not None
+
+    put(settings, other.broker, "ada")
+
+    assert those_woken([other, full]) == [True, False]
+
+
+@pytest.mark.parametrize(("jobs", "woken"), [(3, [False, True]), (4, [True, False])])
+def test_who_has_less_to_do_is_woken_first_and_only_about_as_much_counts_as_the_same(
+    sleeper: Callable[[], Sleeper], settings: Settings, jobs: int, woken: list[bool]
+) -> None:
+    other, busy = sleeper(), sleeper()
+    put_unheard(settings, busy.broker, jobs)
+    for _ in range(jobs):
+        assert next(busy.consumer) is not None
+
+    put(settings, other.broker, "ada")
+
+    assert those_woken([other, busy]) == woken
+
+
+def test_what_has_been_done_counts_no_more_when_a_process_goes_to_sleep(
+    sleeper: Callable[[], Sleeper], settings: Settings
+) -> None:
+    other, busy = sleeper(), sleeper()
+    put_unheard(settings, busy.broker, 4)
+    for _ in range(4):
+        message = next(busy.consumer)
+        assert message is not None
+        busy.consumer.ack(message)
+    busy.broker.do_fetch(QUEUE, 8, heard_as=busy.broker.heard_as)
+
+    put(settings, other.broker, "ada")
+
+    assert those_woken([other, busy]) == [False, True]
+
+
+def test_no_more_than_a_thousand_wait_whoever_has_ended_without_a_word(broker: Broker) -> None:
+    for number in range(1100):
+        broker.do_fetch(QUEUE, 1, heard_as=f"ended-{number}")
+
+    assert broker.client.zcard(f"{broker.namespace}:{QUEUE}.waiting") == 1000
 
 
 def test_what_a_process_gives_back_and_what_an_actor_sends_is_told_too(
@@ -172,14 +318,14 @@ def test_a_process_that_has_lost_its_connection_is_told_again_when_redis_is_back
         broker = Broker(settings.model_copy(update={"redis_url": server.url}), [], store.agenda)
         wake_ups = WakeUps(server.url, agenda=agenda)
         wake_ups.after_worker_boot(broker, WORKER)
-        eventually(lambda: broker.is_told)
+        eventually(lambda: bool(broker.heard_as))
 
         server.kill()
-        eventually(lambda: not broker.is_told)
+        eventually(lambda: not broker.heard_as)
         consumer = broker.consume(QUEUE)
         server.start()
 
-        eventually(lambda: broker.is_told)
+        eventually(lambda: bool(broker.heard_as))
         assert consumer.woken.is_set()
         wake_ups.after_worker_shutdown(broker, WORKER)
-        eventually(lambda: not broker.is_told)
+        eventually(lambda: not broker.heard_as)

@@ -111,7 +111,11 @@ TABLE = {
         "past_pauses", "zset", "`scope|since` (ms) of pauses that are over, by their end", "an entry 2 days"
     ),
     "limit_events": Key("limit_events", "channel", "scopes whose slots are void"),
-    "wake": Key("wake", "channel", "queues that have got messages; `agenda` if that has an entry due now"),
+    "wake": Key(
+        "wake",
+        "channel",
+        "queues that have got messages; `agenda` if that has an entry due now; `wake:…` for one process",
+    ),
     # What was found stalled
     "mender": Key("mender", "string", "`process|until` (ms) of the one that looks"),
     "begun": Key("begun:{process}", "set", "messages of jobs that a worker process has begun", "1 day"),
