@@ -39,8 +39,6 @@ from tq.store.keys import Keys
 from tq.store.refusals import explained
 
 JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
-# A script has no room for more at a time.
-MOST_FETCHED = 5_000
 # A live process shows itself every three seconds, in its upkeep.
 DEAD_AFTER_MS = 15_000
 
@@ -167,8 +165,8 @@ class Broker(RedisBroker):
     ) -> list[bytes | None]:
         """Takes so many messages at most from a queue, in the name of this process.
 
-        If the queue is empty then, and the process has room for `least` more, it will be woken for those that come,
-        unless `heard_as` is no name. So will others, if there are many.
+        If the queue is empty then, and there is room for `least` more, the process will be woken under the name
+        `heard_as`, if it is not empty, when more come; unless others who wait for them are woken first.
 
         Raises:
             redis.RedisError: if Redis did not do it, or it is not known whether it did.
@@ -176,7 +174,7 @@ class Broker(RedisBroker):
         busy_with = sum(consumer.outstanding_message_count for consumer in list(self._consumers.values()))
         fetched: list[bytes | None] = self._fetch(
             keys=[self.namespace],
-            args=[self.broker_id, queue_name, min(most, MOST_FETCHED), heard_as, least, busy_with],
+            args=[self.broker_id, queue_name, most, heard_as, least, busy_with],
         )
         return fetched
 

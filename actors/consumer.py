@@ -37,6 +37,8 @@ LEAVING_PAUSE_S = 0.1
 AGAIN_AFTER_S = 0.5
 # Room for less than this part of what may be fetched is no reason for a round trip.
 LEAST_PART = 4
+# A script has no room for more messages at a time.
+MOST_FETCHED = 5_000
 
 
 class Consumer(_RedisConsumer):
@@ -101,7 +103,7 @@ class Consumer(_RedisConsumer):
         """Whether messages could be fetched; if not, some time has passed meanwhile."""
         if self._has_room and not self._is_drained:
             self._fetched_as, heard_as = self.broker.broker_id, self.broker.heard_as
-            room = self.prefetch - self.outstanding_message_count
+            room = min(self.prefetch - self.outstanding_message_count, MOST_FETCHED)
             self.message_cache = self.broker.do_fetch(
                 self.queue_name, room, heard_as=heard_as, least=self._least_room
             )

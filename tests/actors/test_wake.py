@@ -148,15 +148,15 @@ def sleeper(settings: Settings, store: Store) -> Iterator[Callable[[], Sleeper]]
     """Has one more process go to sleep; whoever did so last is woken first."""
     ends: list[Callable[[], None]] = []
 
-    def sleeping(prefetch: int = 8) -> Sleeper:
+    def sleeping() -> Sleeper:
         broker, agenda = Broker(settings, [], store.agenda), threading.Event()
         broker.declare_queue(QUEUE)
         wake_ups = WakeUps(settings.redis_url, agenda=agenda)
         wake_ups.after_worker_boot(broker, WORKER)
-        ends.append(lambda: wake_ups.after_worker_shutdown(broker, WORKER))
+        ends.extend([lambda: wake_ups.after_worker_shutdown(broker, WORKER), broker.client.close])
         eventually(lambda: bool(broker.heard_as))
-        made = Sleeper(broker, broker.consume(QUEUE, prefetch=prefetch), agenda)
-        broker.do_fetch(QUEUE, prefetch, heard_as=broker.heard_as)
+        made = Sleeper(broker, broker.consume(QUEUE, prefetch=8), agenda)
+        broker.do_fetch(QUEUE, 8, heard_as=broker.heard_as)
         return made
 
     yield sleeping
@@ -273,6 +273,18 @@ def test_what_has_been_done_counts_no_more_when_a_process_goes_to_sleep(
     put(settings, other.broker, "ada")
 
     assert those_woken([other, busy]) == [False, True]
+
+
+def test_who_has_room_for_more_than_a_script_takes_asks_again_without_being_woken(
+    broker: Broker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.consumer.MOST_FETCHED", 3)
+    put_unheard(settings, broker, 5)
+    consumer = broker.consume(QUEUE, prefetch=8)
+
+    found = [next(consumer) for _ in range(5)]
+
+    assert all(message is not None for message in found)
 
 
 def test_no_more_than_a_thousand_wait_whoever_has_ended_without_a_word(broker: Broker) -> None:
