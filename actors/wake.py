@@ -1,10 +1,10 @@
 """Consumers are told when there is something in their queue, instead of asking for it again and again.
 
 Who finds its queue empty is noted as waiting there, and whoever puts messages into it wakes as many processes as it
-puts, those that have least to do: to wake all of them for each message would cost most where there are many. What goes back into a queue, and what
-an actor sends, is told to all. Each worker process listens in one thread, and wakes the consumer of that queue; or
-whoever keeps the agenda, if something there is due at once. Nothing depends on it but time: a consumer that was not
-told asks by itself every few seconds, and every second while its process cannot listen.
+puts, those that have least to do: to wake all of them for each message would cost most where there are many. What goes
+back into a queue, and what an actor sends, is told to all. Each worker process listens in one thread, and wakes the
+consumer of that queue; or whoever keeps the agenda, if something there is due at once. Nothing depends on it but time:
+a consumer that was not told asks by itself every few seconds, and every second while its process cannot listen.
 """
 
 import threading
