@@ -190,7 +190,6 @@ class FairQueue(queue.PriorityQueue[Any]):
             # Of the time since it was taken, what it waited for others in this process says nothing of the job.
             self._own.took_s = envelope.took_s
         if envelope is not None and not envelope.is_recorded:
-            self._bookkeeper.forget(envelope)
             with self._limiter.lock:
                 self._leave([envelope])
 
@@ -346,7 +345,6 @@ class FairQueue(queue.PriorityQueue[Any]):
         envelope = _envelope(item)
         if envelope is not None and id(envelope) in self._under_way:
             self._leave([envelope])
-            self._bookkeeper.forget(envelope)
             self._limiter.give_up(envelope)
         elif envelope is not None:
             self._limiter.agent.leave(envelope.task_id)

@@ -19,8 +19,8 @@ from loguru import logger
 
 from tq.errors import StoreError
 from tq.limiter import Limiter
-from tq.models import Envelope
-from tq.store.ledger import End, Ledger, Permission, Retry
+from tq.models import Envelope, Permission
+from tq.store.ledger import End, Ledger, Retry
 
 # Ends wait for others for so long, and longer where more than one came in that time: every round costs as much
 # as some jobs. Nobody waits for an end, and a job for which a thread is free is not kept by this.
@@ -74,7 +74,6 @@ class Bookkeeper:
         self._lock = limiter.lock
         self._gathering = threading.Condition(self._lock)
         self._endings: list[End | Retry] = []
-        self._permissions: dict[int, tuple[Permission, float]] = {}
         self._thread: threading.Thread | None = None
         self._is_closing = False  # nothing begins any more
         self._is_ending = False
@@ -86,7 +85,6 @@ class Bookkeeper:
     def start(self, waiting: Waiting, *, on_settled: Callable[[Sequence[Envelope]], None]) -> None:
         """Begins to keep the ledger for jobs that wait; `on_settled` hears whose messages are acknowledged."""
         self._is_closing = self._is_ending = False
-        self._permissions.clear()
         self._thread = threading.Thread(
             target=self._run, args=(waiting, on_settled), name="bookkeeper", daemon=True
         )
@@ -116,14 +114,6 @@ class Bookkeeper:
         return self._thread is not None and not self._is_ending
 
     # Threads
-
-    def permission_of(self, envelope: Envelope) -> tuple[Permission, float] | None:
-        """What the ledger said of a job that was handed out, and when it was asked (monotonic seconds); once."""
-        return self._permissions.pop(id(envelope), None)
-
-    def forget(self, envelope: Envelope) -> None:
-        """The job has gone elsewhere."""
-        self._permissions.pop(id(envelope), None)
 
     def record(self, ending: End | Retry) -> bool:
         """Has an ending written soon; False if nobody is there to do it, and the caller must."""
@@ -163,7 +153,7 @@ class Bookkeeper:
                 if not jobs and not endings:
                     self._limiter.sleep(GATHER_S if waiting.prod() else LONGEST_SLEEP_S)
                     continue
-                asked = time.monotonic()
+                began = time.monotonic()
                 written = self._written(endings, jobs)
                 if written is None:
                     self._gathering.wait(self._pause_s)
@@ -174,11 +164,11 @@ class Bookkeeper:
                 ended = [ending.envelope for ending in endings]
                 waiting.settled(ended)
                 for job, permission in zip(jobs, written, strict=True):
-                    self._permissions[id(job)] = (permission, asked)
+                    job.permission = permission
                 waiting.hand_out(jobs)
                 jobs = []
                 on_settled(ended)
-                self._gather(waiting, asked + (LONG_GATHER_S if len(endings) >= MANY else GATHER_S))
+                self._gather(waiting, began + (LONG_GATHER_S if len(endings) >= MANY else GATHER_S))
 
     def _written(self, endings: Sequence[End | Retry], jobs: Sequence[Envelope]) -> list[Permission] | None:
         """What the ledger says of the jobs, once it has the endings; None if it did not take them."""

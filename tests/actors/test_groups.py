@@ -5,10 +5,9 @@ import pytest
 
 from actors.transport import broker_namespace
 from tests.store import distribute, end_of, names, running
-from tq.models import SUSPECTS, Envelope, Priority
+from tq.models import SUSPECTS, Envelope, Priority, Verdict
 from tq.settings import Settings
 from tq.store import Store
-from tq.store.ledger import Verdict
 
 QUEUE = Priority.NORMAL.value
 OURS, THEIRS = "process-1", "process-2"

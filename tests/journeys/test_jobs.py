@@ -28,7 +28,7 @@ from tq.models import (
 )
 from tq.outcomes import ErrorCode
 from tq.pipeline import start_run
-from tq.store.ledger import Permission, Step
+from tq.store.ledger import Step
 from tq.testing import FakeExecutor, make_envelope, make_task
 
 
@@ -135,14 +135,17 @@ def test_leave_that_the_ledger_gave_ahead_is_asked_for_again_when_it_is_old(
 ) -> None:
     journey = begin(make_task(window=0), at="2026-11-24T08:59:50")
     journey.enable("ada", "email_digest")
-    ledger = journey.runtime.store.ledger
+    ledger, limiter = journey.runtime.store.ledger, journey.runtime.limiter
+    enter = limiter.enter
 
-    def handed_out(envelope: Envelope) -> tuple[Permission, float]:
+    def handed_out(envelope: Envelope, *, patience_s: float) -> float:
+        monkeypatch.setattr(limiter, "enter", enter)
         [permission] = ledger.begin([envelope])
         ledger.finish([execute_step._end(envelope, JobStatus.SUCCESS, journey.clock.now(), None)])
-        return permission, time.monotonic() - age_s
+        envelope.permission = permission._replace(asked=time.monotonic() - age_s)
+        return enter(envelope, patience_s=patience_s)
 
-    monkeypatch.setattr(journey.runtime.bookkeeper, "permission_of", handed_out)
+    monkeypatch.setattr(limiter, "enter", handed_out)
     journey.until("2026-11-24T09:05")
 
     [run] = journey.runs()

@@ -8,11 +8,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tq.clock import MILLISECOND, to_ms
-from tq.models import Priority, RunId, UserId
+from tq.models import Priority, RunId, UserId, Verdict
 from tq.redis_server import RedisServer
 from tq.store import QueuedMessage, Store
 from tq.store.agenda import BATCH, PutOff
-from tq.store.ledger import Retry, Verdict
+from tq.store.ledger import Retry
 from tq.store.preferences import Disable
 
 from . import (

@@ -8,10 +8,9 @@ from tests.waiting import eventually
 from tq.bookkeeper import FIRST_PAUSE_S, Bookkeeper
 from tq.limiter import Limiter
 from tq.limits import Limit
-from tq.models import Envelope, RunId
+from tq.models import Envelope, RunId, Verdict
 from tq.models.rates import Strategy
 from tq.store import Store
-from tq.store.ledger import Verdict
 
 from . import distribute, end_of, hold, jobs_sent, names, running
 
@@ -123,9 +122,8 @@ def test_jobs_are_handed_out_with_what_the_ledger_says_of_each(office: Office) -
     office.begin(going, ended)
     eventually(lambda: office.waiting.handed_out == [going, ended])
 
-    told = [office.bookkeeper.permission_of(job) for job in (going, ended)]
-    assert [known[0].verdict for known in told if known] == [Verdict.GO, Verdict.ENDED]
-    assert office.bookkeeper.permission_of(going) is None
+    told = [job.permission for job in (going, ended)]
+    assert [permission.verdict for permission in told if permission] == [Verdict.GO, Verdict.ENDED]
 
 
 def test_what_was_handed_in_is_written_before_it_stops(office: Office) -> None:

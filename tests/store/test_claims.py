@@ -20,10 +20,10 @@ from tq.models import (
     RunStatus,
     Share,
     TaskId,
+    Verdict,
     scheduled_run_id,
 )
 from tq.store import Store
-from tq.store.ledger import Verdict
 from tq.store.planning import Due, Move, ShareClaim
 from tq.testing.builders import make_task
 

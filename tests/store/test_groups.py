@@ -10,11 +10,23 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tq.models import Envelope, Interval, JobStatus, Priority, RunCounts, RunId, RunKind, RunStatus, UserId
+from tq.models import (
+    Envelope,
+    Interval,
+    JobStatus,
+    Permission,
+    Priority,
+    RunCounts,
+    RunId,
+    RunKind,
+    RunStatus,
+    UserId,
+    Verdict,
+)
 from tq.redis_server import RedisServer
 from tq.store import Store
 from tq.store.agenda import PutOff
-from tq.store.ledger import End, Permission, Retry, Verdict
+from tq.store.ledger import End, Retry
 
 from . import (
     DIGEST,
@@ -143,10 +155,11 @@ def _outcome(
     store: Store, jobs: Sequence[Envelope], begun: Sequence[Told], finished: Sequence[Told], *, size: int
 ) -> object:
     """All that is answered, and all that is stored thereafter."""
-    permissions: list[Permission] = []
+    permissions: list[Permission] = []  # whenever they were asked for
     for at in range(0, len(begun), size):
         some = [told.envelope(jobs) for told in begun[at : at + size]]
-        permissions += store.ledger.begin(some, counts_suspects=True)
+        answered = store.ledger.begin(some, counts_suspects=True)
+        permissions += [permission._replace(asked=0.0) for permission in answered]
     noted = values(store)
     recorded: list[bool] = []
     for at in range(0, len(finished), size):

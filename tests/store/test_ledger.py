@@ -33,12 +33,13 @@ from tq.models import (
     RunStatus,
     TaskId,
     UserId,
+    Verdict,
 )
 from tq.redis_server import RedisServer
 from tq.slots import LAST_PLACE
 from tq.store import Store
 from tq.store.agenda import PutOff
-from tq.store.ledger import End, Retry, Step, Verdict
+from tq.store.ledger import End, Retry, Step
 from tq.store.preferences import Disable
 
 from . import (

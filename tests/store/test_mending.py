@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from tq.clock import to_ms
-from tq.models import Envelope, JobStatus, Priority, RunCounts, RunId, RunStatus, UserId
+from tq.models import Envelope, JobStatus, Priority, RunCounts, RunId, RunStatus, UserId, Verdict
 from tq.store import QueuedMessage, Store
 from tq.store.agenda import PutOff
-from tq.store.ledger import Retry, Verdict
+from tq.store.ledger import Retry
 from tq.store.mending import Sweep
 
 from . import (

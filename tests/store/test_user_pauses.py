@@ -18,10 +18,11 @@ from tq.models import (
     RunStatus,
     TaskId,
     UserId,
+    Verdict,
 )
 from tq.store import Store
 from tq.store.agenda import PutOff
-from tq.store.ledger import Retry, Verdict
+from tq.store.ledger import Retry
 from tq.store.orders import Pause
 from tq.store.preferences import Disable, Enable, Relocate
 from tq.store.user_pauses import PausesOfUser

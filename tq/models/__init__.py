@@ -4,6 +4,7 @@ from tq.models.durations import Duration, format_duration, parse_duration
 from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, manual_run_id, scheduled_run_id
 from tq.models.interval import FixedTime, Interval, IntervalType
 from tq.models.jobs import SUSPECTS, Batch, Envelope, Job
+from tq.models.permissions import Permission, Verdict
 from tq.models.preferences import MAX_PARAMETERS_BYTES, TaskSettings, UserPreference
 from tq.models.rates import Rate, RateBand, Strategy, format_rate, parse_rate
 from tq.models.results import ErrorDetail, ExecutionResult, JobResult, JobStatus, Outcome
@@ -28,6 +29,7 @@ __all__ = [
     "Missed",
     "Outcome",
     "Overlap",
+    "Permission",
     "Priority",
     "Rate",
     "RateBand",
@@ -44,6 +46,7 @@ __all__ = [
     "TaskType",
     "UserId",
     "UserPreference",
+    "Verdict",
     "Window",
     "format_duration",
     "format_rate",

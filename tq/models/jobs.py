@@ -11,6 +11,7 @@ from pydantic import Field, InstanceOf
 from tq.clock import from_ms, iso, to_ms
 from tq.models.base import Model
 from tq.models.ids import JobId, RunId, TaskId, UserId, job_id_of, message_id_of
+from tq.models.permissions import Permission
 from tq.models.runs import RunKind
 from tq.models.tasks import TaskType
 
@@ -84,6 +85,7 @@ class Envelope:
         "is_suspect",
         "kind",
         "parameters",
+        "permission",
         "queue",
         "run_id",
         "scheduled_at",
@@ -128,13 +130,14 @@ class Envelope:
         self._job_id: JobId | None = None
         self._message_id = ""
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
-        # it may have killed the process before, whether its end is being stored, since when (monotonic
-        # seconds) it waits for its slot, since when its work itself is under way, and how long that took, without
+        # it may have killed the process before, whether its end is being stored, what the
+        # ledger said if it was asked ahead, since when (monotonic seconds) it waits for its slot, since when its work itself is under way, and how long that took, without
         # what its thread waited for others.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
         self.is_recorded = False
+        self.permission: Permission | None = None
         self.waits_since = 0.0
         self.called_at: float | None = None
         self.took_s: float | None = None

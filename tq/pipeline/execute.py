@@ -22,11 +22,13 @@ from tq.models import (
     Job,
     JobStatus,
     Outcome,
+    Permission,
+    Verdict,
 )
 from tq.outcomes import Again, Ended, ErrorCode, class_of, decide
 from tq.redaction import redact
 from tq.runtime import Runtime
-from tq.store.ledger import End, Permission, Retry, Verdict
+from tq.store.ledger import End, Retry
 from tq.store.preferences import Disable
 from tq.telemetry.observations import ATTEMPTS, DELAY, DURATION, LATENESS
 
@@ -95,25 +97,21 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     Another process may have the same job. So what the ledger said before a wait for the slot is asked
     again after it. A Redis that is slow itself is asked a few times only, or nothing would ever be called.
     """
-    known = runtime.bookkeeper.permission_of(envelope)
-    if known is not None and _is_fresh(known[1]) and not envelope.is_suspect:
+    known, envelope.permission = envelope.permission, None
+    if known is not None and _is_fresh(known) and not envelope.is_suspect:
         # The middleware has just seen its slot.
-        permission, asked = known
-        now = permission.now + timedelta(seconds=time.monotonic() - asked)
-        return Permission(permission.verdict, permission.deadline_at, now)
+        return known._replace(now=known.now + timedelta(seconds=time.monotonic() - known.asked))
     answered_in_s = 0.0
     for _ in range(MOST_QUESTIONS):
+        permission = known or _ask(runtime, envelope)
         if known is None:
-            asked = time.monotonic()
-            known = (_ask(runtime, envelope), asked)
-            answered_in_s = time.monotonic() - asked
-        permission, asked = known
+            answered_in_s = time.monotonic() - permission.asked
         if permission.verdict is not Verdict.GO:
             return permission
         wait_s = runtime.limiter.enter(envelope, patience_s=SLOT_WAIT_S)
         if wait_s > 0:
             raise NotNow(timedelta(seconds=wait_s))
-        if _is_fresh(asked):
+        if _is_fresh(permission):
             break
         known = None
     else:
@@ -125,8 +123,8 @@ def _permission(runtime: Runtime, envelope: Envelope) -> Permission:
     return permission
 
 
-def _is_fresh(asked: float) -> bool:
-    return time.monotonic() - asked <= FRESH_FOR_S
+def _is_fresh(permission: Permission) -> bool:
+    return time.monotonic() - permission.asked <= FRESH_FOR_S
 
 
 def _ask(runtime: Runtime, envelope: Envelope, *, counts: bool = False) -> Permission:

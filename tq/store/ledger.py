@@ -4,15 +4,15 @@ A job is open from its fan-out to its end. Only who takes it out of the open set
 counts are exact however often a message is delivered.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
 
 from tq.clock import duration_ms, from_ms, to_ms
-from tq.models import Batch, Envelope, ErrorDetail, JobResult, JobStatus, Priority, RunId
+from tq.models import Batch, Envelope, ErrorDetail, JobResult, JobStatus, Permission, Priority, RunId, Verdict
 from tq.models.runs import Wait
 from tq.store.connection import Argument, Connection
 from tq.store.results import pack_result
@@ -21,27 +21,7 @@ from tq.store.transport import Transport
 FAILURES_KEPT = 10_000  # per task; older ones keep their place in the counters only
 
 
-class Verdict(StrEnum):
-    """Whether an attempt may be made."""
-
-    GO = "go"
-    ENDED = "ended"
-    SUPERSEDED = "superseded"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-    CRASHED = "crashed"
-    ELSEWHERE = "elsewhere"
-
-
 _VERDICTS = {str(verdict): verdict for verdict in Verdict}
-
-
-class Permission(NamedTuple):
-    """The answer to an attempt that is about to be made, by Redis' time."""
-
-    verdict: Verdict
-    deadline_at: datetime
-    now: datetime
 
 
 class End(NamedTuple):
@@ -144,9 +124,9 @@ class Ledger:
 
     def begin(self, envelopes: Sequence[Envelope], *, counts_suspects: bool = False) -> list[Permission]:
         """Whether these attempts may be made now; the calls of suspects that follow at once are counted."""
-        return _permissions(
-            self._redis.script("begin", *_begin_arguments(envelopes, counts_suspects=counts_suspects))
-        )
+        asked = time.monotonic()
+        answer = self._redis.script("begin", *_begin_arguments(envelopes, counts_suspects=counts_suspects))
+        return permissions_in(answer, asked)
 
     def finish(self, endings: Sequence[End | Retry]) -> list[bool]:
         """Records how attempts came out, and acknowledges their messages.
@@ -167,8 +147,9 @@ class Ledger:
             steps.append(("finish", self._finish_arguments(endings)))
         if beginning:
             steps.append(("begin", _begin_arguments(beginning)))
+        asked = time.monotonic()
         answers = self._redis.scripts(steps)
-        return _permissions(answers[-1]) if beginning else []
+        return permissions_in(answers[-1], asked) if beginning else []
 
     def _finish_arguments(self, endings: Sequence[End | Retry]) -> list[Argument]:
         arguments: list[Argument] = [*self._retention]
@@ -215,11 +196,12 @@ def _who(envelope: Envelope) -> tuple[Argument, ...]:
     return shared, envelope.message_id, envelope.user_id, envelope.attempt
 
 
-def _permissions(answer: list[str]) -> list[Permission]:
+def permissions_in(answer: Sequence[str], asked: float) -> list[Permission]:
+    """What `begin.lua` has answered to a question of an instant (monotonic seconds)."""
     *answers, now = answer
     present = from_ms(int(now))
     return [
-        Permission(_VERDICTS[verdict], from_ms(int(deadline)), present)
+        Permission(_VERDICTS[verdict], from_ms(int(deadline)), present, asked)
         for verdict, deadline in zip(*[iter(answers)] * 2, strict=True)
     ]
 
