@@ -51,7 +51,7 @@ def assemble(runtime: Runtime) -> dramatiq.Broker:
             ErrorRates(runtime),
             RateLimit(runtime),
         ],
-        runtime.store.agenda,
+        runtime.store,
     )
     declare_tick(broker, runtime)
     declare_distribute(broker, runtime)

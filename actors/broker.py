@@ -9,13 +9,14 @@
 What concerns the messages of one queue in one process stands in `actors/consumer.py`.
 """
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import dramatiq
 import redis
@@ -30,12 +31,12 @@ from actors.consumer import Consumer, as_put_off
 from actors.encoding import TICK
 from actors.transport import broker_namespace
 from tq.errors import StoreError
-from tq.models import SUSPECTS, Envelope, Priority
+from tq.models import SUSPECTS, Envelope, Permission, Priority
 from tq.settings import Settings
-from tq.store.agenda import Agenda
+from tq.store import Store
 from tq.store.commands import name_script
 from tq.store.connection import open_client
-from tq.store.keys import Keys
+from tq.store.ledger import permissions_in
 from tq.store.refusals import explained
 
 JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
@@ -43,10 +44,20 @@ JOB_QUEUES = frozenset({*(priority.value for priority in Priority), SUSPECTS})
 DEAD_AFTER_MS = 15_000
 
 
+class Fetched(NamedTuple):
+    """What a process was handed: bodies of messages, None for one that was deleted while its id was in the queue.
+
+    `permissions` is what the ledger says of the first of them, by the id of the message.
+    """
+
+    bodies: list[bytes | None]
+    permissions: dict[str, Permission]
+
+
 class Broker(RedisBroker):
     """A Redis broker without delay queues, that recovers what dead processes had fetched."""
 
-    def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda) -> None:
+    def __init__(self, settings: Settings, middleware: list[dramatiq.Middleware], store: Store) -> None:
         self._before, self._after = _Listeners(self, "before_"), _Listeners(self, "after_", last_first=True)
         super().__init__(  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
             # A fetch is not to be repeated behind our back: what its lost answer held would be forgotten.
@@ -61,8 +72,7 @@ class Broker(RedisBroker):
             heartbeat_timeout=DEAD_AFTER_MS,
             maintenance_chance=0,
         )
-        self._agenda = agenda
-        self._keys = Keys(settings.namespace)
+        self._agenda, self._keys, self._clock = store.agenda, store.keys, store.clock
         self._begun = self._keys("begun", "")
         self._consumers: dict[str, Consumer] = {}
         self._server: bytes | None = None
@@ -74,7 +84,9 @@ class Broker(RedisBroker):
         self.wake_channel = self._keys("wake")
         for name, script in self.scripts.items():
             name_script(script, name, has_actions=name == "dispatch")  # one for all that Dramatiq does
-        self._fetch = self._script("fetch")
+        self._fetch = name_script(self.client.register_script(store.connection.source("fetch")), "fetch")
+        # For how many jobs there is somebody who could begin at once.
+        self.spare: Callable[[], int] = int
         self._recover = self._script("recover")
         self._leave = self._script("leave")
 
@@ -160,23 +172,23 @@ class Broker(RedisBroker):
             if queue_name in ("", name):
                 consumer.woken.set()
 
-    def do_fetch(
-        self, queue_name: str, most: int, *, heard_as: str = "", least: int = 1
-    ) -> list[bytes | None]:
+    def do_fetch(self, queue_name: str, most: int, *, heard_as: str = "", least: int = 1) -> Fetched:
         """Takes so many messages at most from a queue, in the name of this process.
 
         If the queue is empty then, and there is room for `least` more, the process will be woken under the name
         `heard_as`, if it is not empty, when more come; unless others who wait for them are woken first.
+        For as many jobs as could begin at once the ledger's leave comes with them; suspects are for the bookkeeper.
 
         Raises:
             redis.RedisError: if Redis did not do it, or it is not known whether it did.
         """
         busy_with = sum(consumer.outstanding_message_count for consumer in list(self._consumers.values()))
-        fetched: list[bytes | None] = self._fetch(
-            keys=[self.namespace],
-            args=[self.broker_id, queue_name, most, heard_as, least, busy_with],
-        )
-        return fetched
+        begun = 0 if queue_name == SUSPECTS else self.spare()
+        who = (self.broker_id, queue_name, most, heard_as, least, busy_with, begun)
+        asked = time.monotonic()
+        bodies, ids, answer = self._fetch(keys=[self._keys.prefix], args=[self._clock.override_ms, *who])
+        permissions = permissions_in([text.decode() for text in answer], asked) if ids else []
+        return Fetched(bodies, dict(zip((text.decode() for text in ids), permissions, strict=True)))
 
     def recover(self) -> int:
         """Shows that this process lives, and puts back what dead ones had fetched; returns how many messages.
@@ -293,9 +305,9 @@ class _Listeners(dict[str, list[Callable[..., None]]]):
 
 
 def make_broker(
-    settings: Settings, middleware: list[dramatiq.Middleware], agenda: Agenda
+    settings: Settings, middleware: list[dramatiq.Middleware], store: Store
 ) -> Broker | StubBroker:
     """The broker that the settings ask for."""
     if settings.broker == "stub":
         return StubBroker(middleware=middleware)
-    return Broker(settings, middleware, agenda)
+    return Broker(settings, middleware, store)

@@ -22,7 +22,7 @@ from loguru import logger
 
 from actors.encoding import redis_id_of
 from tq.errors import NotHeld, NotNow, StoreError
-from tq.models import Envelope
+from tq.models import Envelope, Permission
 from tq.store import QueuedMessage
 from tq.store.agenda import PutOff
 from tq.store.refusals import explained
@@ -56,6 +56,9 @@ class Consumer(_RedisConsumer):
     ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
         self._held: set[str] = set()  # ids under which Redis keeps what was fetched
+        self._permissions: dict[
+            str, Permission
+        ] = {}  # by these ids, what the ledger said as they were fetched
         self._come_twice: set[str] = set()  # of those, whoever came again while the process had them
         self._fetched_as = broker.broker_id
         self._is_drained = False  # whether its queue was empty when it asked, and it would know otherwise
@@ -104,7 +107,7 @@ class Consumer(_RedisConsumer):
         if self._has_room and not self._is_drained:
             self._fetched_as, heard_as = self.broker.broker_id, self.broker.heard_as
             room = min(self.prefetch - self.outstanding_message_count, MOST_FETCHED)
-            self.message_cache = self.broker.do_fetch(
+            self.message_cache, self._permissions = self.broker.do_fetch(
                 self.queue_name, room, heard_as=heard_as, least=self._least_room
             )
             # Of what comes after the last one it will be told.
@@ -139,7 +142,9 @@ class Consumer(_RedisConsumer):
         self.queued_message_ids.add(message.message_id)
         self._held.add(message.options["redis_message_id"])
         if message.args and isinstance(message.args[0], Envelope):
-            message.args[0].holder, message.args[0].queue = self._fetched_as, self.queue_name
+            job = message.args[0]
+            job.holder, job.queue = self._fetched_as, self.queue_name
+            job.permission = self._permissions.get(job.message_id)
         return message
 
     def ack(self, message: MessageProxy) -> None:

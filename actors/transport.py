@@ -5,6 +5,7 @@ an outbox in Redis, which tests pump.
 """
 
 import time
+from importlib.resources import files
 
 import orjson
 
@@ -53,6 +54,7 @@ class DramatiqTransport:
             f"    or redis.call('HEXISTS', '{prefix}:{SUSPECTS}.msgs', id) == 1\n"
             f"end\n"
         )
+        self.fetch_lua = f"local BROKER = '{prefix}'\n" + (files("actors") / "fetch.lua").read_text()
         self.holds_lua = (
             f"local function holds(holder, queue, ids)\n"
             f"  local held = {{}}\n"

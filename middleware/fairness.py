@@ -37,6 +37,8 @@ LEAST_PREFETCH = 64
 HOLD_S = 10.0
 # So many jobs are begun ahead of their threads. Each of them is a suspect if the process dies.
 MOST_AHEAD = 64
+# So many jobs of one fetch may come with the ledger's leave: where more come at once, to ask for it costs little.
+MOST_AT_ONCE = 8
 # A call that has taken so long is no quick one that waits for its turn on the CPU.
 STUCK_AFTER_S = 0.02
 # A suspect that has no slot for so long lets others pass.
@@ -45,7 +47,12 @@ DRAIN_FOR_S = 1.0
 
 @runtime_checkable
 class Acknowledging(Protocol):
-    """A broker whose messages of jobs are acknowledged with the job's end, by the ledger."""
+    """A broker whose messages of jobs are acknowledged with the job's end, by the ledger.
+
+    Jobs that could begin at once, of which there are `spare` at most, may come with the ledger's leave.
+    """
+
+    spare: Callable[[], int]
 
     def settled(self, jobs: Sequence[Envelope]) -> None:
         """The messages of these are acknowledged."""
@@ -66,6 +73,7 @@ class FairDispatch(dramatiq.Middleware):
         worker.queue_prefetch = max(LEAST_PREFETCH, worker.queue_prefetch)
         self._limiter.start(worker.worker_threads)
         if isinstance(broker, Acknowledging):
+            broker.spare = self._queue.spare
             self._bookkeeper.start(self._queue, on_settled=broker.settled)
 
     def after_consumer_thread_boot(self, _broker: dramatiq.Broker, thread: Any) -> None:
@@ -144,9 +152,14 @@ class FairQueue(queue.PriorityQueue[Any]):
             envelope.is_suspect = item.message.queue_name == SUSPECTS
             if envelope.is_suspect:
                 self._suspects.append(item)
-            else:
-                self._lanes.put(item, lane=item.message.queue_name, task=envelope.task_id)
             limiter.wait(envelope, limit, weight)
+            if self._may_begin_at_once(envelope):
+                self._begin(item)
+                if self.hand_out([envelope]):
+                    return
+            elif not envelope.is_suspect:
+                envelope.permission = None
+                self._lanes.put(item, lane=item.message.queue_name, task=envelope.task_id)
             limiter.pass_on()
             if self._idle:
                 self._bookkeeper.hurry()
@@ -182,6 +195,11 @@ class FairQueue(queue.PriorityQueue[Any]):
                     if not self._bookkeeper.is_running:
                         limiter.pass_on()
                     return item
+
+    def spare(self) -> int:
+        """For how many jobs, if they came now with the ledger's leave, there are threads; others would go first, if any wait."""
+        with self._limiter.lock:
+            return min(self._idle - len(self._ready), MOST_AT_ONCE) if self._is_free else 0
 
     def worked(self, message: MessageProxy) -> None:
         """A thread is done with a job; one whose end is not being stored is not under way any more."""
@@ -248,11 +266,11 @@ class FairQueue(queue.PriorityQueue[Any]):
         self._others_first = False
         return jobs
 
-    def hand_out(self, jobs: Sequence[Envelope]) -> None:
-        """These may begin."""
+    def hand_out(self, jobs: Sequence[Envelope]) -> bool:
+        """These may begin; whether a thread was woken for them."""
         left = len(self._ready)
         self._ready += [self._under_way[id(job)] for job in jobs if id(job) in self._under_way]
-        self._rouse(left)
+        return self._rouse(left)
 
     def prod(self) -> bool:
         """Wakes threads for jobs that nobody comes for; whether some are left, to be looked after again soon."""
@@ -276,6 +294,20 @@ class FairQueue(queue.PriorityQueue[Any]):
         return bool(self._idle) and not self._ready and len(self._lanes) > 0
 
     # Within the lock
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether a job that comes now may go before all that is here."""
+        return not (len(self._lanes) or self._suspects or self._alone or self._others_first)
+
+    def _may_begin_at_once(self, envelope: Envelope) -> bool:
+        return (
+            envelope.permission is not None
+            and self._bookkeeper.may_begin
+            and self._is_free
+            and self._idle > len(self._ready)
+            and self._may_begin(envelope.task_id) > 0
+        )
 
     def _take_others(self) -> list[Envelope]:
         ahead = max(3 * self._taken, min(self._idle, MOST_AHEAD)) - len(self._ready)
@@ -363,14 +395,16 @@ class FairQueue(queue.PriorityQueue[Any]):
         """Whether a thread is woken for all that it has to know; hundreds that looked every second would cost more."""
         return self._bookkeeper.is_running and not self._is_closed
 
-    def _rouse(self, left: int) -> None:
+    def _rouse(self, left: int) -> bool:
         """Wakes as many threads as it takes for the jobs that are ready, of which so many have been for a while."""
         now = time.monotonic()
         stuck = 0
         if left:
             called = (item.message.args[0].called_at for item in self._under_way.values())
             stuck = sum(at is not None and at < now - STUCK_AFTER_S for at in called)
-        self._wake(self._staffing.wanted(len(self._ready), left=left, stuck=stuck, now=now))
+        wanted = self._staffing.wanted(len(self._ready), left=left, stuck=stuck, now=now)
+        self._wake(wanted)
+        return wanted > 0
 
     def _note_return(self) -> None:
         """A thread is done with what it had, or comes for the first time."""

@@ -42,7 +42,7 @@ class Waiting(Protocol):
         """Takes out the jobs that are to begin now, each with its slot."""
         ...
 
-    def hand_out(self, jobs: Sequence[Envelope]) -> None:
+    def hand_out(self, jobs: Sequence[Envelope]) -> object:
         """These may begin."""
         ...
 
@@ -112,6 +112,11 @@ class Bookkeeper:
     def is_running(self) -> bool:
         """Whether groups are kept: in a worker, from its boot to its end."""
         return self._thread is not None and not self._is_ending
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether jobs may begin. Whoever asks holds the lock."""
+        return self.is_running and not self._is_closing
 
     # Threads
 

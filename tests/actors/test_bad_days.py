@@ -21,7 +21,7 @@ QUEUE = Priority.NORMAL.value
 @pytest.fixture
 def brokers(settings: Settings, store: Store) -> Iterator[tuple[Broker, Broker]]:
     """Two processes that have just shown themselves."""
-    both = Broker(settings, [], store.agenda), Broker(settings, [], store.agenda)
+    both = Broker(settings, [], store), Broker(settings, [], store)
     for broker in both:
         broker.declare_queue(QUEUE)
         broker.recover()

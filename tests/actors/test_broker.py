@@ -26,7 +26,7 @@ QUEUE = Priority.NORMAL.value
 @pytest.fixture
 def broker(settings: Settings, store: Store) -> Iterator[Broker]:
     """A broker with one queue for jobs."""
-    made = Broker(settings, [], store.agenda)
+    made = Broker(settings, [], store)
     made.declare_queue(QUEUE)
     made.declare_queue(SUSPECTS)
     yield made
@@ -77,7 +77,7 @@ def test_messages_are_fetched_in_their_order_each_by_one_process_and_no_more_tha
     broker: Broker, store: Store, settings: Settings
 ) -> None:
     enqueue(broker, settings, "ada", "bob", "cyd", "dan")
-    other = Broker(settings, [], store.agenda)
+    other = Broker(settings, [], store)
 
     first, second = users_of(consume(broker, prefetch=3)), users_of(consume(other, prefetch=3))
 
@@ -105,7 +105,7 @@ def test_a_run_is_cut_if_more_is_left_of_it_than_workers_are_calling(
 ) -> None:
     run_id = running(store, ["ada", "bob", "cyd"])
     distribute(store, run_id)
-    others = Broker(settings, [], store.agenda)
+    others = Broker(settings, [], store)
     for one in (broker, others):
         one.declare_queue(QUEUE)
         one.recover()
@@ -305,7 +305,7 @@ def test_what_a_dead_process_had_begun_comes_back_as_suspect_and_whatever_else_i
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada", "bob", "cyd")
-    dead = Broker(settings, [], store.agenda)
+    dead = Broker(settings, [], store)
     dead.recover()
     begun, _ = (next(consumer) for consumer in [consume(dead, prefetch=2)] * 2)
     assert begun is not None
@@ -344,7 +344,7 @@ def test_what_a_dead_process_had_fetched_comes_back_and_a_live_ones_does_not(
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada", "bob")
-    dead, live = Broker(settings, [], store.agenda), Broker(settings, [], store.agenda)
+    dead, live = Broker(settings, [], store), Broker(settings, [], store)
     for process in (dead, live):
         process.recover()
         next(consume(process, prefetch=1))
@@ -363,7 +363,7 @@ def test_a_process_that_has_fetched_and_never_shown_itself_has_as_long_from_when
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada")
-    silent = Broker(settings, [], store.agenda)
+    silent = Broker(settings, [], store)
     next(consume(silent, prefetch=1))
     noticed = f"{broker.namespace}:noticed"
 
@@ -380,7 +380,7 @@ def test_who_is_noticed_by_others_is_told_all_the_same_that_it_was_taken_for_dea
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada")
-    taken = Broker(settings, [], store.agenda)
+    taken = Broker(settings, [], store)
     taken.recover()
     broker.client.zrem(f"{broker.namespace}:alive", taken.broker_id)
     next(consume(taken, prefetch=1))
@@ -395,7 +395,7 @@ def test_a_live_process_is_not_taken_for_dead_whatever_its_clock_says(
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada")
-    slow = Broker(settings, [], store.agenda)
+    slow = Broker(settings, [], store)
     slow.recover()
     next(consume(slow, prefetch=1))
     broker.client.zincrby(f"{broker.namespace}:__heartbeats__", -10 * DEAD_AFTER_MS, slow.broker_id)
@@ -407,7 +407,7 @@ def test_a_process_that_was_taken_for_dead_drops_what_it_had_fetched_and_goes_on
     broker: Broker, settings: Settings, store: Store
 ) -> None:
     enqueue(broker, settings, "ada", "bob", "cyd")
-    taken = Broker(settings, [], store.agenda)
+    taken = Broker(settings, [], store)
     taken.declare_queue(QUEUE)
     taken.recover()
     consumer, name = consume(taken, prefetch=2), taken.broker_id
@@ -442,7 +442,7 @@ def test_a_process_drops_what_it_had_fetched_when_redis_has_started_anew(
     tmp_path: Path, settings: Settings, store: Store
 ) -> None:
     with RedisServer(tmp_path) as server:
-        here = Broker(settings.model_copy(update={"redis_url": server.url}), [], store.agenda)
+        here = Broker(settings.model_copy(update={"redis_url": server.url}), [], store)
         here.declare_queue(QUEUE)
         here.recover()
         before = here.generation
@@ -594,7 +594,7 @@ def test_a_job_that_nobody_can_read_goes_to_the_dead_letters_under_the_id_that_f
 
 def test_a_tick_that_cannot_be_sent_does_not_end_the_scheduler(tmp_path: Path, store: Store) -> None:
     with RedisServer(tmp_path, persist=False) as server:
-        away = Broker(Settings(redis_url=server.url), [], store.agenda)
+        away = Broker(Settings(redis_url=server.url), [], store)
     for name in ("tick", "other"):
         dramatiq.actor(broker=away, actor_name=name, queue_name=QUEUE)(_idle)
 

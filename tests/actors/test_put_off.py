@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from copy import copy
 from datetime import timedelta
 from itertools import count
 from typing import ClassVar
@@ -59,7 +60,9 @@ class SilentAgenda(Agenda):
 
 
 def open_broker(store: Store, settings: Settings, *, agenda: Agenda | None = None) -> Broker:
-    made = Broker(settings, [], agenda or store.agenda)
+    own = copy(store)
+    own.agenda = agenda or store.agenda
+    made = Broker(settings, [], own)
     for name in QUEUES:
         made.declare_queue(name)
     made.recover()

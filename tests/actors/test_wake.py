@@ -38,7 +38,7 @@ def agenda() -> threading.Event:
 @pytest.fixture
 def broker(settings: Settings, store: Store, agenda: threading.Event) -> Iterator[Broker]:
     """A broker with one queue, that is told of messages."""
-    made = Broker(settings, [], store.agenda)
+    made = Broker(settings, [], store)
     made.declare_queue(QUEUE)
     wake_ups = WakeUps(settings.redis_url, agenda=agenda)
     wake_ups.after_worker_boot(made, WORKER)
@@ -149,7 +149,7 @@ def sleeper(settings: Settings, store: Store) -> Iterator[Callable[[], Sleeper]]
     ends: list[Callable[[], None]] = []
 
     def sleeping() -> Sleeper:
-        broker, agenda = Broker(settings, [], store.agenda), threading.Event()
+        broker, agenda = Broker(settings, [], store), threading.Event()
         broker.declare_queue(QUEUE)
         wake_ups = WakeUps(settings.redis_url, agenda=agenda)
         wake_ups.after_worker_boot(broker, WORKER)
@@ -327,7 +327,7 @@ def test_a_process_that_has_lost_its_connection_is_told_again_when_redis_is_back
     tmp_path: Path, settings: Settings, store: Store, agenda: threading.Event
 ) -> None:
     with RedisServer(tmp_path, persist=False) as server:
-        broker = Broker(settings.model_copy(update={"redis_url": server.url}), [], store.agenda)
+        broker = Broker(settings.model_copy(update={"redis_url": server.url}), [], store)
         wake_ups = WakeUps(server.url, agenda=agenda)
         wake_ups.after_worker_boot(broker, WORKER)
         eventually(lambda: bool(broker.heard_as))

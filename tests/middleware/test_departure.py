@@ -57,7 +57,7 @@ def test_who_cannot_give_back_what_was_fetched_says_why_and_what_to_do(
     )
     away = settings.model_copy(update={"redis_url": REDIS_AWAY, "broker": "redis"})
     departure = Departure()
-    broker = make_broker(away, [departure], Store(away, make_transport(away)).agenda)
+    broker = make_broker(away, [departure], Store(away, make_transport(away)))
 
     departure.after_worker_shutdown(broker, dramatiq.Worker(broker))
     logger.remove(sink)

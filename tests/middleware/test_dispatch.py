@@ -13,7 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import current_millis
 from dramatiq.worker import ConsumerThread, _WorkQueueItem
 
-from middleware.fairness import FairDispatch, FairQueue
+from middleware.fairness import MOST_AT_ONCE, FairDispatch, FairQueue
 from tests.store import distribute, end_of, fresh_store, hold, jobs_sent, names, running
 from tests.waiting import eventually
 from tq.bookkeeper import Bookkeeper
@@ -37,6 +37,7 @@ class Workshop:
         self.bookkeeper = Bookkeeper(store.ledger, self.limiter)
         self.queue = FairQueue(self.limiter, self.bookkeeper)
         self.worked: list[str] = []
+        self.settled: list[Envelope] = []  # their ends are stored
         self.hands: set[int] = set()  # the threads that have worked
         self.beside_suspects: set[str] = set()
         self.slow: set[str] = set()  # whose calls last until they are let go
@@ -47,7 +48,7 @@ class Workshop:
     @contextmanager
     def at_work(self, threads: int) -> Iterator[None]:
         """Has so many threads work."""
-        self.bookkeeper.start(self.queue, on_settled=lambda _jobs: None)
+        self.bookkeeper.start(self.queue, on_settled=self.settled.extend)
         crew = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for thread in crew:
             thread.start()
@@ -62,8 +63,7 @@ class Workshop:
         """Has jobs wait that the process has fetched."""
         hold(self.store, HOLDER, *jobs)
         for job in jobs:
-            message = MessageProxy(dramatiq.Message(queue_name, "execute", (job,), {}, {}))
-            self.queue.put(_WorkQueueItem(0, message))
+            self.queue.put(_item(job, queue_name))
 
     def _work(self) -> None:
         while not self._over.is_set():
@@ -82,6 +82,10 @@ class Workshop:
                 self._at_work.discard(job.user_id)
                 assert self.bookkeeper.record(end_of(job))
                 self.queue.worked(message)
+
+
+def _item(job: Envelope, queue_name: str = "normal") -> _WorkQueueItem:
+    return _WorkQueueItem(0, MessageProxy(dramatiq.Message(queue_name, "execute", (job,), {}, {})))
 
 
 @pytest.fixture
@@ -123,6 +127,66 @@ def test_jobs_that_come_one_at_a_time_are_worked_by_a_few_threads_of_many(store:
 
     # Not by one: another is woken where one that was woken does not come within milliseconds.
     assert len(shop.hands) <= 10
+
+
+def test_a_job_that_comes_with_the_ledgers_leave_begins_without_a_question(store: Store) -> None:
+    _, [first, job] = jobs_of(store, 2)
+    shop = Workshop(store)
+
+    with shop.at_work(2):
+        shop.put([first])
+        eventually(lambda: shop.settled == [first] and shop.queue._idle == 2)
+        [job.permission] = store.ledger.begin([job])
+        hold(store, HOLDER, job)
+        before = store.connection.round_trips
+        shop.queue.put(_item(job))
+        eventually(lambda: shop.settled == [first, job])
+        asked = store.connection.round_trips - before
+
+    assert shop.worked == [first.user_id, job.user_id]
+    assert asked == 1  # to store its end
+
+
+@pytest.mark.parametrize(("threads", "is_closing"), [(0, False), (2, True)])
+def test_leave_is_given_up_by_a_job_that_has_to_wait(store: Store, threads: int, is_closing: bool) -> None:
+    _, [job] = jobs_of(store, 1)
+    shop = Workshop(store)
+
+    with shop.at_work(threads):
+        eventually(lambda: shop.queue._idle == threads)
+        [job.permission] = store.ledger.begin([job])
+        if is_closing:
+            shop.bookkeeper.close()
+        shop.queue.put(_item(job))
+
+        assert job.permission is None
+        assert shop.queue.qsize() == 1
+
+
+def test_there_are_as_many_threads_to_spare_as_rest_while_nothing_waits(store: Store) -> None:
+    _, jobs = jobs_of(store, 2)
+    shop = Workshop(store)
+    shop.slow = {jobs[0].user_id}
+    assert shop.queue.spare() == 0
+
+    with shop.at_work(3):
+        eventually(lambda: shop.queue._idle == 3)
+        assert shop.queue.spare() == 3
+        shop.put(jobs[:1])
+        eventually(lambda: shop._at_work == shop.slow)
+        assert shop.queue.spare() == 2
+        shop.put(jobs[1:], queue_name=SUSPECTS)  # which waits for the other
+        assert shop.queue.spare() == 0
+        shop.let_go.set()
+        eventually(lambda: len(shop.settled) == 2)
+
+
+def test_of_many_threads_few_are_kept_to_spare(store: Store) -> None:
+    shop = Workshop(store)
+
+    with shop.at_work(20):
+        eventually(lambda: shop.queue._idle == 20)
+        assert shop.queue.spare() == MOST_AT_ONCE
 
 
 def test_a_message_that_is_no_job_does_not_make_slow_jobs_look_quick(store: Store) -> None:

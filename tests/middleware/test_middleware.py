@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import dramatiq
 import pytest
@@ -18,6 +18,7 @@ from tests.waiting import eventually
 from tq.bookkeeper import Bookkeeper
 from tq.limiter import Limiter
 from tq.limits import limit_everything
+from tq.models import Envelope
 from tq.runtime import Runtime
 from tq.settings import Settings
 from tq.telemetry import configure_logs
@@ -120,6 +121,25 @@ def test_a_worker_gets_the_fair_queue_before_its_threads_exist(dispatch: FairDis
     assert isinstance(worker.work_queue, FairQueue)
     assert worker.queue_prefetch == LEAST_PREFETCH
     assert all(thread.work_queue is worker.work_queue for thread in worker.workers)
+    worker.stop()
+
+
+class LedgerBroker(StubBroker):
+    """A broker that leaves it to the ledger to acknowledge jobs."""
+
+    spare: Callable[[], int] = int
+
+    def settled(self, jobs: Sequence[Envelope]) -> None:
+        """Nothing to acknowledge."""
+
+
+def test_a_broker_whose_jobs_may_come_with_leave_knows_how_many_threads_rest(dispatch: FairDispatch) -> None:
+    broker = LedgerBroker(middleware=[dispatch])
+    worker = dramatiq.Worker(broker, worker_threads=3)
+
+    worker.start()
+
+    eventually(lambda: broker.spare() == 3)
     worker.stop()
 
 

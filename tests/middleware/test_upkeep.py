@@ -126,7 +126,7 @@ def test_what_redis_says_to_a_recovery_is_told_with_a_remedy(
         own = settings.model_copy(update={"redis_url": server.url, "broker": "redis"})
         own.tasks_file.write_text("tasks: []")
         runtime = Runtime(own, make_transport(own))
-        broker = make_broker(own, [Upkeep(runtime)], runtime.store.agenda)
+        broker = make_broker(own, [Upkeep(runtime)], runtime.store)
         worker = dramatiq.Worker(broker, worker_threads=1)
         worker.start()
 

@@ -72,6 +72,7 @@ class ListTransport:
             f"  return redis.call('SISMEMBER', '{namespace}.queued', queue .. '|' .. id) == 1\n"
             f"end\n"
         )
+        self.fetch_lua = ""  # nobody fetches from a list
         self.holds_lua = (
             f"local function holds(holder, queue, ids)\n"
             f"  local held = {{}}\n"

@@ -136,6 +136,7 @@ class NoTransport:
     """The limiter's script sends no messages."""
 
     enqueue_lua = ""
+    fetch_lua = ""
     holds_lua = ""
     workers_lua = ""
     acknowledge_lua = ""

@@ -146,6 +146,8 @@ class Connection:
         head = self.keys.lua(_FENCE + text) + _FENCE
         if "enqueue(" in text or "queued(" in text:
             head += self._transport.enqueue_lua
+        if "job_in(" in text:
+            head += self._transport.fetch_lua
         if "holds(" in text:
             head += self._transport.holds_lua
         if "workers(" in text:

@@ -61,6 +61,15 @@ class Transport(Protocol):
         ...
 
     @property
+    def fetch_lua(self) -> str:
+        """Lua that defines `fetch(process, queue, most, waiter, least, busy_with)` and `job_in(body)`.
+
+        `fetch` hands a process messages, and returns their ids and bodies; `job_in` says of one whose job it
+        has carried out: task, user, run, share and attempt, all of them texts; or nil if it is no such message.
+        """
+        ...
+
+    @property
     def holds_lua(self) -> str:
         """Lua that defines `holds(holder, queue, ids)`.
 

@@ -17,7 +17,7 @@
 -- include: ledger
 local FIRST, TEXTS = 5, 8
 local history, ttl_s, failures_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local groups, runs, fetches = grouped(FIRST, TEXTS)
+local groups, runs, fetches = grouped(ARGV, FIRST, TEXTS)
 
 -- Acknowledgements -------------------------------------------------------------------------------
 
