@@ -83,7 +83,7 @@ def _ours(bench: Workbench, runtime: Runtime, load: Load) -> Figures:
     with ExitStack() as stack:
         environment = {}
         if load.traces is not None:
-            environment = _traced(stack.enter_context(bench.collector()).url, load.traces)
+            environment = _traced(stack.enter_context(bench.another_endpoint()).url, load.traces)
         workers = stack.enter_context(
             bench.workers(processes=load.processes, threads=load.threads, environment=environment)
         )

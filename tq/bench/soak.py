@@ -3,7 +3,9 @@
 A run is started every minute for as many users as make the rate that is asked for, while workers and a
 scheduler run. Memory and open files are sampled, and a line is laid through each: its slope per hour, with
 the standard error of that. The first quarter does not count: there results fill up to as many as are kept
-of each user, and processes load what they need. The counters
+of each user, and processes load what they need. Before all of it every thread makes a call, beside all others:
+one that works for the first time needs a connection, buffers and a stack, some 200 kB, and one more does whenever
+more calls last longer than ever before, be it after hours. The counters
 of a run, about a kilobyte, are kept for 90 days, so a Redis grows by as much with each of them.
 """
 
@@ -20,16 +22,18 @@ from tq.bench.memory import MEGABYTE
 from tq.bench.workbench import (
     LOOK_EVERY_S,
     PROCESSES,
+    SAME_PATH,
     TASK,
     THREADS,
     Processes,
     Workbench,
+    carry_out,
     ended,
     enrol,
     http_task,
     workbench,
 )
-from tq.models import RunId
+from tq.models import RunId, TaskId
 from tq.pipeline import start_run
 
 SAMPLE_EVERY = timedelta(seconds=10)
@@ -39,6 +43,10 @@ LEAST_SAMPLES, LEAST_RUNS = 12, 4
 SETTLING = 0.25  # of all samples
 # The limiter lets through a little more than comes, so that what waits at the beginning is worked off.
 HEADROOM = 1.3
+# Calls that last so long keep all threads busy at once; there are as many of them as it takes for each process to get enough.
+HELD_UP = timedelta(seconds=2)
+HELD_UP_CALLS = 2 * PROCESSES * THREADS
+HELD_UP_TASK = TaskId("held_up")
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,17 @@ def bench_soak(soak: Soak, *, on_sample: Callable[[], None] = lambda: None) -> d
     Raises:
         TaskQueueError: a process cannot be started, ends, or does not get on.
     """
-    with workbench() as bench, closing(bench.open_runtime()) as runtime:
-        bench.declare([{**http_task(bench), "rate_limit": soak.per_second * HEADROOM}])
+    with (
+        workbench() as bench,
+        closing(bench.open_runtime()) as runtime,
+        bench.another_endpoint(delay=HELD_UP) as slow,
+    ):
+        held_up = {**http_task(bench), "id": HELD_UP_TASK, "config": {"endpoint": slow.url + SAME_PATH}}
+        bench.declare([{**http_task(bench), "rate_limit": soak.per_second * HEADROOM}, held_up])
         enrol(runtime, soak.users)
+        enrol(runtime, HELD_UP_CALLS, HELD_UP_TASK)
         with bench.workers() as workers, bench.scheduler() as scheduler:
+            carry_out(runtime, workers, task_id=HELD_UP_TASK)
             runs: list[RunId] = []
             samples: list[Sample] = []
             began_at = monotonic()

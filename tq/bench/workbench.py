@@ -102,13 +102,13 @@ class Workbench:
             yield workers
 
     @contextmanager
-    def collector(self) -> Iterator["RunningEndpoint"]:
-        """Who takes traces, and throws them away."""
-        folder = self.folder / "collector"
-        folder.mkdir(exist_ok=True)
-        with started_endpoint(folder, delay=timedelta(0)) as collector:
-            yield collector
-            (folder / ANNOUNCEMENT).unlink()
+    def another_endpoint(self, *, delay: timedelta = timedelta(0)) -> Iterator["RunningEndpoint"]:
+        """One more, such as takes traces and throws them away."""
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder) as folder,
+            started_endpoint(Path(folder), delay=delay) as endpoint,
+        ):
+            yield endpoint
 
     @contextmanager
     def scheduler(self) -> Iterator["Processes"]:
@@ -314,14 +314,16 @@ def enrol(runtime: Runtime, users: int, task_id: TaskId = TASK) -> None:
         runtime.store.preferences.apply(changes)
 
 
-def carry_out(runtime: Runtime, workers: Processes, *, named: int | None = None) -> Run:
+def carry_out(
+    runtime: Runtime, workers: Processes, *, named: int | None = None, task_id: TaskId = TASK
+) -> Run:
     """Has a run for everybody, or for the first few users, carried out to its end; returns it as it ended.
 
     Raises:
         TaskQueueError: if the workers do not get on with it.
     """
     user_ids = None if named is None else [user_id(number) for number in range(named)]
-    run = start_run(runtime, TASK, user_ids=user_ids)
+    run = start_run(runtime, task_id, user_ids=user_ids)
     return ended(runtime, workers, run.id)
 
 
