@@ -66,13 +66,20 @@ class Consumer(_RedisConsumer):
         self.unsure = threading.Event()
         self.outdated = threading.Event()
         self.woken = threading.Event()
+        self._taking = threading.Lock()  # for whoever takes messages
+        self._is_retired = False
         if predecessor is not None:
+            self._succeed(predecessor)
+
+    def _succeed(self, predecessor: "Consumer") -> None:
+        with predecessor._taking:
+            predecessor._is_retired = True
             self.message_cache = predecessor.message_cache
-            self.queued_message_ids = predecessor.queued_message_ids
-            self._held, self._come_twice = predecessor._held, predecessor._come_twice
-            self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
-            self.woken = predecessor.woken
-            self.unsure.set()
+        self.queued_message_ids = predecessor.queued_message_ids
+        self._held, self._come_twice = predecessor._held, predecessor._come_twice
+        self.unsure, self.outdated = predecessor.unsure, predecessor.outdated
+        self.woken = predecessor.woken
+        self.unsure.set()
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None if there was none in a while.
@@ -80,30 +87,68 @@ class Consumer(_RedisConsumer):
         Raises:
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
-        if self.message_cache and not self._has_news:
-            return self._next_fetched()
-        with _closing_on_loss():
-            # First, so that it is not slept through what is told of from now on.
-            if self.woken.is_set():
-                self.woken.clear()
+        with self._taking:
+            if self.message_cache and not self._has_news:
+                return self._next_fetched()
+            with _closing_on_loss():
+                # First, so that it is not slept through what is told of from now on.
+                if self.woken.is_set():
+                    self.woken.clear()
+                    self._is_drained = False
+                if self.outdated.is_set():
+                    self.outdated.clear()
+                    self.message_cache = []
+                    self.unsure.set()
+                if self.unsure.is_set():
+                    self._reconcile()
+                if not self.broker.is_leaving and (self.message_cache or self._fetch()):
+                    return self._next_fetched()
+        self._rest()
+        return None
+
+    def take_at_once(self) -> list[MessageProxy]:
+        """The messages of jobs that may begin at once, for another thread, which has just heard that there are some.
+
+        It has woken up already, and to have it wake the consumer's own takes as long as some of what follows. What is
+        not for it, or went wrong, is left to that one.
+        """
+        if not self._taking.acquire(blocking=False):
+            self.woken.set()
+            return []
+        taken: list[MessageProxy] = []
+        try:
+            if not (self._is_retired or self.message_cache or self._has_news):
                 self._is_drained = False
-            if self.outdated.is_set():
-                self.outdated.clear()
-                self.message_cache = []
-                self.unsure.set()
-            if self.unsure.is_set():
-                self._reconcile()
-            if self.broker.is_leaving:
-                self.woken.wait(LEAVING_PAUSE_S)
-                return None
-            return self._next_fetched() if self.message_cache or self._fetch() else None
+                self._fetch()
+                for _ in range(min(len(self._permissions), len(self.message_cache))):
+                    message = self._next_fetched()
+                    if message is not None:
+                        taken.append(message)
+        except (redis.RedisError, dramatiq.ConnectionClosed):
+            self.unsure.set()
+        finally:
+            if self.message_cache or not self._is_drained:
+                self.woken.set()
+            self._taking.release()
+        return taken
 
     @property
     def _has_news(self) -> bool:
         return self.outdated.is_set() or self.unsure.is_set() or self.broker.is_leaving
 
+    def _rest(self) -> None:
+        """Waits until there may be messages."""
+        if self.broker.is_leaving:
+            self.woken.wait(LEAVING_PAUSE_S)
+        elif self.broker.heard_as:
+            if not self.woken.wait(ASK_ANYWAY_S):
+                self._is_drained = False
+        else:
+            self.misses, pause_ms = compute_backoff(self.misses, max_backoff=self.timeout)
+            self.woken.wait(pause_ms / 1000)
+
     def _fetch(self) -> bool:
-        """Whether messages could be fetched; if not, some time has passed meanwhile."""
+        """Whether messages could be fetched."""
         if self._has_room and not self._is_drained:
             self._fetched_as, heard_as = self.broker.broker_id, self.broker.heard_as
             room = min(self.prefetch - self.outstanding_message_count, MOST_FETCHED)
@@ -114,12 +159,6 @@ class Consumer(_RedisConsumer):
             self._is_drained = bool(heard_as) and room - len(self.message_cache) >= self._least_room
         if self.message_cache:
             self.misses = 0
-        elif self.broker.heard_as:
-            self.woken.wait(ASK_ANYWAY_S)
-            self._is_drained = False
-        else:
-            self.misses, pause_ms = compute_backoff(self.misses, max_backoff=self.timeout)
-            self.woken.wait(pause_ms / 1000)
         return bool(self.message_cache)
 
     @property
@@ -200,7 +239,7 @@ class Consumer(_RedisConsumer):
         Raises:
             dramatiq.ConnectionClosed: if Redis cannot be reached.
         """
-        with _closing_on_loss():
+        with self._taking, _closing_on_loss():
             if self.message_cache:
                 self.broker.do_requeue(self.queue_name, *_redis_ids(self.message_cache))
                 self.message_cache = []

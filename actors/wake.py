@@ -2,9 +2,11 @@
 
 Who finds its queue empty is noted as waiting there, and whoever puts messages into it wakes as many processes as it
 puts, those that have least to do: to wake all of them for each message would cost most where there are many. What goes
-back into a queue, and what an actor sends, is told to all. Each worker process listens in one thread, and wakes the
-consumer of that queue; or whoever keeps the agenda, if something there is due at once. Nothing depends on it but time:
-a consumer that was not told asks by itself every few seconds, and every second while its process cannot listen.
+back into a queue, and what an actor sends, is told to all.
+
+Each worker process listens in one thread, which fetches jobs that can begin at once itself, and else wakes the consumer
+of that queue; or whoever keeps the agenda, if something there is due at once. Nothing depends on it but time: a consumer
+that was not told asks by itself every few seconds, and every second while its process cannot listen.
 """
 
 import threading
@@ -13,9 +15,11 @@ from contextlib import closing
 
 import dramatiq
 import redis
+from dramatiq.worker import ConsumerThread
 from loguru import logger
 
 from actors.broker import Broker
+from actors.consumer import Consumer
 from tq.store.agenda import DUE_NOW
 from tq.store.connection import open_client
 
@@ -33,6 +37,11 @@ class WakeUps(dramatiq.Middleware):
         self._log_commands = log_commands
         self._agenda = agenda
         self._stopping = threading.Event()
+        self._takers: dict[str, ConsumerThread] = {}
+
+    def after_consumer_thread_boot(self, _broker: dramatiq.Broker, thread: ConsumerThread) -> None:
+        """Knows who takes messages from a queue."""
+        self._takers[thread.queue_name] = thread
 
     def after_worker_boot(self, broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
         """Begins to listen."""
@@ -77,5 +86,16 @@ class WakeUps(dramatiq.Middleware):
                     self._agenda.set()
                 elif heard["type"] == "message" and heard["channel"] == own and broker.is_leaving:
                     broker.tell(heard["data"])  # somebody is to come
+                elif heard["type"] == "message" and heard["channel"] == own:
+                    self._take(broker, heard["data"])
                 elif heard["type"] == "message":
                     broker.wake(heard["data"])
+
+    def _take(self, broker: Broker, queue: str) -> None:
+        """Has jobs begin that can at once, and wakes the consumer for all others."""
+        thread = self._takers.get(queue)
+        if thread is None or thread.paused or not isinstance(thread.consumer, Consumer):
+            broker.wake(queue)
+        else:
+            for message in thread.consumer.take_at_once():
+                thread.handle_message(message)
