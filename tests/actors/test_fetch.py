@@ -116,8 +116,9 @@ def test_a_suspect_has_to_wait_until_it_is_asked_for_alone(broker: Broker, store
         "[]",
         '{"actor_name":"tick","args":[]}',
         '{"actor_name":"execute","args":[]}',
-        '{"actor_name":"execute","args":[[null,{},7]]}',
-        '{"actor_name":"execute","args":[["t","u","r","scheduled","d",1,1,"x","y"]]}',
+        '{"actor_name":"execute","args":[[null,{},7,"schedule","d",1,1,0,1,0,0,""]]}',
+        '{"actor_name":"execute","args":[["t","u","r","schedule","d",1,1,"x","y",0,0,""]]}',
+        '{"actor_name":"other","args":[["t","u","r","schedule","d",1,1,0,1,0,0,""]]}',
     ],
 )
 def test_a_message_that_is_no_job_does_not_keep_others_from_coming(
@@ -127,8 +128,8 @@ def test_a_message_that_is_no_job_does_not_keep_others_from_coming(
     broker.client.hset(f"{broker.namespace}:{QUEUE}.msgs", "stranger", body)
     broker.client.lpush(f"{broker.namespace}:{QUEUE}", "stranger", "deleted")
 
-    deleted, stranger, job = broker.do_fetch(QUEUE, 10).bodies
+    (deleted, stranger, job), permissions = broker.do_fetch(QUEUE, 10)
 
     assert deleted is None
     assert stranger == body.encode()
-    assert _on_its_way(job).user_id == names(1)[0]
+    assert list(permissions) == [_on_its_way(job).message_id]

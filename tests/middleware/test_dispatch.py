@@ -147,20 +147,31 @@ def test_a_job_that_comes_with_the_ledgers_leave_begins_without_a_question(store
     assert asked == 1  # to store its end
 
 
-@pytest.mark.parametrize(("threads", "is_closing"), [(0, False), (2, True)])
-def test_leave_is_given_up_by_a_job_that_has_to_wait(store: Store, threads: int, is_closing: bool) -> None:
-    _, [job] = jobs_of(store, 1)
+@pytest.mark.parametrize(
+    "why", ["no thread rests", "the process ends", "there is no slot", "a suspect waits"]
+)
+def test_leave_is_given_up_by_a_job_that_has_to_wait(store: Store, why: str) -> None:
+    _, [job, suspect, before_it] = jobs_of(store, 3)
     shop = Workshop(store)
+    shop.slow = {before_it.user_id}
+    threads = 0 if why == "no thread rests" else 3
 
     with shop.at_work(threads):
         eventually(lambda: shop.queue._idle == threads)
         [job.permission] = store.ledger.begin([job])
-        if is_closing:
+        if why == "the process ends":
             shop.bookkeeper.close()
+        if why == "there is no slot":
+            shop.limiter.is_running = True  # and nobody asks for any
+        if why == "a suspect waits":
+            shop.put([before_it])
+            eventually(lambda: shop._at_work == shop.slow)
+            shop.put([suspect], queue_name=SUSPECTS)
         shop.queue.put(_item(job))
 
         assert job.permission is None
-        assert shop.queue.qsize() == 1
+        assert shop.queue.qsize() == (2 if why == "a suspect waits" else 1)
+        shop.let_go.set()
 
 
 def test_there_are_as_many_threads_to_spare_as_rest_while_nothing_waits(store: Store) -> None:
