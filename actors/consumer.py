@@ -56,9 +56,7 @@ class Consumer(_RedisConsumer):
     ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call] # Dramatiq leaves it untyped
         self._held: set[str] = set()  # ids under which Redis keeps what was fetched
-        self._permissions: dict[
-            str, Permission
-        ] = {}  # by these ids, what the ledger said as they were fetched
+        self._permissions: dict[str, Permission] = {}  # by these ids, of those fetched last
         self._come_twice: set[str] = set()  # of those, whoever came again while the process had them
         self._fetched_as = broker.broker_id
         self._is_drained = False  # whether its queue was empty when it asked, and it would know otherwise
