@@ -144,7 +144,8 @@ def work_of(store: Store) -> Work:
         "ask for": lambda: store.planning.ask_for(RunId("r"), DIGEST, [UserId("ada")], keep=HOUR),
         "distribute": lambda: distribute(store, asked),
         "note a wait": lambda: store.ledger.note_wait(asked, Wait.ROOM),
-        "begin": lambda: store.ledger.begin([jobs[UserId("ada")]]),
+        # Whenever it was asked for.
+        "begin": lambda: [given[:3] for given in store.ledger.begin([jobs[UserId("ada")]])],
         "retry, unnoted": lambda: store.ledger.finish([Retry(jobs[UserId("eve")], HOUR, 1, Priority.NORMAL)]),
         "order a rate": lambda: store.orders.set_rate(DIGEST, 50),
         "pause": lambda: store.orders.pause(DIGEST),
