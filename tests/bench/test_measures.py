@@ -84,6 +84,17 @@ def test_what_only_goes_up_and_down_is_flat() -> None:
     assert slope.is_flat
 
 
+def test_what_stays_for_a_while_where_it_has_gone_is_flat_all_the_same() -> None:
+    def wandering(seed: int) -> bool:
+        chance, value, samples = random.Random(seed), 0.0, []
+        for number in range(180):
+            value = 0.8 * value + chance.gauss(0, 1)
+            samples.append((10.0 * number, 100 + value))
+        return slope_of(samples).is_flat
+
+    assert sum(wandering(seed) for seed in range(100)) >= 85  # two standard errors would be 95
+
+
 def test_a_leak_is_told_from_noise() -> None:
     noise = random.Random(1)
 

@@ -3,10 +3,13 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Of a row of calls so much is left out at either end: there not all processes are at work.
 RAMP = 0.1
 SECONDS_PER_HOUR = 3600
+# Where samples are more alike than this, more of them would tell nothing.
+MOST_ALIKE = 0.99
 
 Number = int | float
 Figures = Mapping[str, Number]
@@ -57,7 +60,12 @@ class Slope:
 
 
 def slope_of(samples: Sequence[tuple[float, float]]) -> Slope:
-    """The least-squares line through samples (seconds, value); flat of fewer than three."""
+    """The least-squares line through samples (seconds, value); flat of fewer than three.
+
+    Memory goes in steps, so each sample is off the line much as the one before is, and many tell little more than
+    a few. The error takes that in: of n samples with an autocorrelation of r from one to the next as many count as
+    n (1 - r) / (1 + r) independent ones (Santer et al., 2000, Journal of Geophysical Research 105, 7337).
+    """
     if len(samples) < 3:
         return Slope(0.0, 0.0)
     times, values = [at for at, _ in samples], [value for _, value in samples]
@@ -66,8 +74,11 @@ def slope_of(samples: Sequence[tuple[float, float]]) -> Slope:
     if not spread:
         return Slope(0.0, 0.0)
     steepness = sum((at - middle) * (value - level) for at, value in samples) / spread
-    left = sum((value - level - steepness * (at - middle)) ** 2 for at, value in samples)
-    noise = (left / (len(samples) - 2) / spread) ** 0.5
+    off = [value - level - steepness * (at - middle) for at, value in samples]
+    left = sum(each**2 for each in off)
+    alike = sum(one * following for one, following in pairwise(off)) / left if left else 0.0
+    alike = min(max(alike, 0.0), MOST_ALIKE)
+    noise = (left / (len(samples) - 2) / spread * (1 + alike) / (1 - alike)) ** 0.5
     return Slope(steepness * SECONDS_PER_HOUR, noise * SECONDS_PER_HOUR)
 
 
