@@ -8,7 +8,7 @@ import pytest
 
 from tests.waiting import eventually
 from tq.bench.everything import has_failed, run_all
-from tq.bench.machine import members_of, use_of
+from tq.bench.machine import Cpus, cpus, members_of, use_of
 from tq.bench.workbench import RunningEndpoint, Workbench, started, user_id
 from tq.errors import TaskQueueError
 from tq.redis_server import RedisServer
@@ -53,6 +53,25 @@ def test_cpu_time_is_that_of_all_processes_of_a_group(tmp_path: Path) -> None:
     busy = "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(600)"
     with started([python(busy), python(busy)], tmp_path / "log", {}) as processes:
         eventually(lambda: processes.use.cpu_s >= 0.5)  # of 0.6, which are counted in hundredths
+
+
+def test_what_the_host_gives_to_others_is_told_as_part_of_what_was_wanted() -> None:
+    before = Cpus(worked=100, stolen=50)
+
+    assert Cpus(worked=130, stolen=60).stolen_since(before) == 0.25
+    assert Cpus(worked=130, stolen=50).stolen_since(before) == 0.0
+    assert before.stolen_since(before) == 0.0
+
+
+def test_what_all_processors_have_worked_goes_up_with_what_a_process_works(tmp_path: Path) -> None:
+    before = cpus()
+    busy = "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(600)"
+    with started([python(busy)], tmp_path / "log", {}) as processes:
+        eventually(lambda: processes.use.cpu_s >= 0.25)
+
+    now = cpus()
+    assert now.worked - before.worked >= 20  # hundredths of a second
+    assert now.stolen >= before.stolen
 
 
 def test_a_process_that_ends_is_told_with_the_end_of_its_log_and_not_waited_for(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def _ours(bench: Workbench, runtime: Runtime, users: int) -> Figures:
         "redis_round_trips_per_job": used.round_trips / users,
         "cpu_us_per_job": found["cpu_s"] / users * MICROSECONDS,
         "redis_cpu_us_per_job": used.redis_cpu_s / users * MICROSECONDS,
+        "cpu_stolen_share": used.stolen_share,
         "unaccounted": users - run.counts.expected + run.counts.unaccounted,
     }
 

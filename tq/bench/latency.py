@@ -99,6 +99,7 @@ def _ours(bench: Workbench, runtime: Runtime, trickle: Trickle) -> Figures:
         "rss_mb": after.peak_rss_mb,
         "redis_round_trips_per_job": used.round_trips / trickle.jobs,
         "cpu_us_per_job": (after.cpu_s - before.cpu_s) / trickle.jobs * 1_000_000,
+        "cpu_stolen_share": used.stolen_share,
         "unaccounted": unaccounted(run, trickle.jobs),
     }
 

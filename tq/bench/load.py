@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
-from tq.bench.machine import Use, describe_machine, use_of
+from tq.bench.machine import Use, cpus, describe_machine, use_of
 from tq.bench.measures import Figures, beside, over_repetitions, steady_rate
 from tq.bench.workbench import (
     PROCESSES,
@@ -103,6 +103,7 @@ def _ours(bench: Workbench, runtime: Runtime, load: Load) -> Figures:
         "redis_cpu_us_per_job": used.redis_cpu_s / load.jobs * MICROSECONDS,
         "endpoint_cpu_us_per_job": used.endpoint_cpu_s / load.jobs * MICROSECONDS,
         "endpoint_cpu_share": used.endpoint_cpu_s / took_s,
+        "cpu_stolen_share": used.stolen_share,
         "run_s": took_s,
         "unaccounted": unaccounted(run, load.jobs),
     }
@@ -156,6 +157,7 @@ class Used:
     round_trips: int
     redis_cpu_s: float
     endpoint_cpu_s: float
+    stolen_share: float  # of the CPU time that everybody here wanted
 
 
 class Meter:
@@ -164,6 +166,7 @@ class Meter:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self._redis, self._endpoint = self._uses()
+        self._cpus = cpus()
         self._round_trips = bench.round_trips()
 
     def used(self) -> Used:
@@ -173,6 +176,7 @@ class Meter:
             self._bench.round_trips() - self._round_trips,
             redis.cpu_s - self._redis.cpu_s,
             endpoint.cpu_s - self._endpoint.cpu_s,
+            cpus().stolen_since(self._cpus),
         )
 
     def _uses(self) -> tuple[Use, Use]:

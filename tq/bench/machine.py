@@ -23,6 +23,8 @@ KB_IN_MB = 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/PID/stat after the command's name, which may hold blanks itself.
 _STATE, _GROUP, _USER_TICKS, _SYSTEM_TICKS = 0, 2, 11, 12
+# Fields of the first line of /proc/stat: what processors have worked, in ticks, and what they could not.
+_WORKED, _STOLEN = (1, 2, 3, 6, 7), 8  # user, nice, system, irq, softirq; steal
 _ENDED = "Z"  # and its parent does not know yet
 
 
@@ -51,6 +53,25 @@ def describe_machine(client: "redis.Redis") -> dict[str, object]:
         "server": f"{server.get('server_name', 'redis')} {server.get('valkey_version') or server['redis_version']}",
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Cpus:
+    """What all processors have worked so far, and for how long something waited because the host was serving others; in ticks."""
+
+    worked: int
+    stolen: int
+
+    def stolen_since(self, before: "Cpus") -> float:
+        """Which part of the CPU time that was wanted the host has given to others; 0 on a machine of one's own."""
+        wanted = (self.worked - before.worked) + (self.stolen - before.stolen)
+        return (self.stolen - before.stolen) / wanted if wanted else 0.0
+
+
+def cpus() -> Cpus:
+    """What the processors of this machine have done so far."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()
+    return Cpus(sum(int(fields[place]) for place in _WORKED), int(fields[_STOLEN]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ def _ours(bench: Workbench, runtime: Runtime, whole: Whole) -> Figures:
         "redis_round_trips_per_job": used.round_trips / whole.users,
         "cpu_us_per_job": (after.cpu_s - before.cpu_s) / whole.users * MICROSECONDS,
         "redis_cpu_us_per_job": used.redis_cpu_s / whole.users * MICROSECONDS,
+        "cpu_stolen_share": used.stolen_share,
         "redis_bytes_per_result": sizes_by_family(bench)["results"] / whole.users,
         "unaccounted": unaccounted(run, whole.users),
     }
