@@ -29,7 +29,7 @@ class DramatiqTransport:
     """Puts messages where Dramatiq's Redis broker fetches them: an id in the list, a body in the hash.
 
     As many of the processes that wait for messages of the queue are woken as there are messages, in the order of
-    `fetch.lua`. One that cannot hear any more is passed over.
+    `messages.lua`. One that cannot hear any more is passed over.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class DramatiqTransport:
             f"    or redis.call('HEXISTS', '{prefix}:{SUSPECTS}.msgs', id) == 1\n"
             f"end\n"
         )
-        self.fetch_lua = f"local BROKER = '{prefix}'\n" + (files("actors") / "fetch.lua").read_text()
+        self.fetch_lua = f"local BROKER = '{prefix}'\n" + (files("actors") / "messages.lua").read_text()
         self.holds_lua = (
             f"local function holds(holder, queue, ids)\n"
             f"  local held = {{}}\n"

@@ -1,4 +1,4 @@
--- fetch: how messages are taken from a queue, and a job's message is read. It does what Dramatiq's own script does,
+-- messages: how they are taken from a queue, and a job's is read. It does what Dramatiq's own script does,
 -- which takes them one by one: that costs Redis two commands for each.
 -- Who has emptied the queue and has room left is noted in the same step as one that waits for more: whoever puts
 -- messages there wakes as many of those as it puts, and no others (`wake` in actors/transport.py).
