@@ -219,7 +219,7 @@ def test_an_answer_says_how_long_its_first_byte_took_and_not_how_long_its_body(
     client: httpx.Client, either: Endpoint
 ) -> None:
     def wait_before_and_within(_: Request) -> Iterable[bytes]:
-        time.sleep(0.05)
+        time.sleep(0.1)
         yield HELLO[:-1]
         time.sleep(1.0)
         yield HELLO[-1:]
@@ -229,6 +229,7 @@ def test_an_answer_says_how_long_its_first_byte_took_and_not_how_long_its_body(
         response.read()
     took_s = response.elapsed.total_seconds()
 
+    # The request may have been read before the caller noted that it was sent.
     assert 0.05 <= response.extensions["time_to_first_byte"] < took_s / 2
 
 
