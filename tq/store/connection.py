@@ -94,9 +94,6 @@ class Connection:
             StoreUnavailable, StoreRefused: as `script` does, if one of them was not carried out; others may
                 have been.
         """
-        if len(steps) == 1:  # for which a pipeline takes longer
-            [(name, arguments)] = steps
-            return [self.script(name, *arguments)]
         self._look()
         scripts = [self._registered(name) for name, _ in steps]
         self.round_trips += 1
