@@ -4,7 +4,7 @@ A run is started every minute for as many users as make the rate that is asked f
 scheduler run. Memory and open files are sampled, and a line is laid through each: its slope per hour, with
 the standard error of that. The first quarter does not count: there results fill up to as many as are kept
 of each user, and processes load what they need. Before all of it every thread makes a call beside all others.
-Whoever works for the first time needs a connection, buffers and a stack, some 200 kB; else one more would whenever
+Whoever works for the first time needs a connection, buffers and a stack, some 50 kB; else one more would whenever
 more calls are held up than ever before, be it after hours. The counters of a run, about a kilobyte, are kept for
 90 days, so a Redis grows by as much with each of them.
 """

@@ -130,9 +130,9 @@ class Envelope:
         self._job_id: JobId | None = None
         self._message_id = ""
         # Known where the job is worked only: by which process, from which queue it was fetched, whether
-        # it may have killed the process before, whether its end is being stored, what the
-        # ledger said if it was asked ahead, since when (monotonic seconds) it waits for its slot, since when its work itself is under way, and how long that took, without
-        # what its thread waited for others.
+        # it may have killed the process before, whether its end is being stored, what the ledger said if it
+        # was asked ahead, since when (monotonic seconds) it waits for its slot, since when its work itself is
+        # under way, and how long that took, without what its thread waited for others.
         self.holder = ""
         self.queue = ""
         self.is_suspect = False
