@@ -13,6 +13,7 @@ from redis.retry import Retry
 from tests.waiting import eventually
 
 NOBODY = ("127.0.0.1", 1)  # where nobody listens: a primary that is lost
+BALLAST = 16_000  # keys
 State = Callable[[redis.Redis], AbstractContextManager[None]]
 
 
@@ -86,8 +87,9 @@ def busy(admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def loading(admin: redis.Redis) -> Iterator[None]:
-    # In microseconds per key: with so many six seconds and more, in which it often looks who has come.
-    admin.execute_command("DEBUG", "POPULATE", 4000, "ballast", 200)
+    # In microseconds per key: with so many far longer than anybody takes to try all that is to be refused. It often
+    # looks who has come meanwhile, and whoever leaves has it go on without a pause.
+    admin.execute_command("DEBUG", "POPULATE", BALLAST, "ballast", 200)
     slowly = configured(admin, key_load_delay="1500", loading_process_events_interval_bytes="1024")
     with slowly, at_work(admin, "DEBUG", "RELOAD"):
         try:
@@ -95,7 +97,7 @@ def loading(admin: redis.Redis) -> Iterator[None]:
             yield
         finally:
             admin.config_set("key-load-delay", "0")
-    admin.unlink(*(f"ballast:{number}" for number in range(4000)))
+    admin.unlink(*(f"ballast:{number}" for number in range(BALLAST)))
 
 
 @contextmanager
